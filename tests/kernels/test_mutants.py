@@ -1,0 +1,163 @@
+"""The kernels' own sources with one fault each: the declared cases find every one of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from kernels.specs import SPECS
+from kernels.verification import verify
+
+FOLDER = Path(__file__).resolve().parents[2] / "kernels"
+# What is wrong: kernel, the text of its file (found once), what stands there instead.
+MUTANTS = {
+    "no eps": ("rmsnorm", "bias=eps_column[0:lines, :],", ""),
+    "mean over a part of a cut row": ("rmsnorm", "1.0 / (width * split)", "1.0 / width"),
+    "sum of a part of a cut row": ("rmsnorm", "total = sum_over_partitions(total)", "pass"),
+    "sum not reset": ("rmsnorm", "reduce_cmd.reset_reduce", "reduce_cmd.reduce"),
+    "mean of values": ("rmsnorm", "op=nl.square", "op=nl.copy"),
+    "weight of the first rows only": ("rmsnorm", "step = width if split > 1 else 0", "step = 0"),
+    "rows that share a partition, one scale": (
+        "rmsnorm",
+        "operand0=rstd[:, row : row + 1]",
+        "operand0=rstd[:, 0:1]",
+    ),
+    "sigmoid": ("silu", "op=nl.silu", "op=nl.sigmoid"),
+    "the last run forgotten": ("silu", "if rest > 0:", "if rest < 0:"),
+    "the last run misplaced": ("silu", "start + lines * run, 1, rest", "start, 1, rest"),
+    "no maximum": ("softmax", "bias=negative_max,", ""),
+    "maximum not negated": ("softmax", "negate=True", "negate=False"),
+    "minimum for maximum": ("softmax", "op=nl.maximum", "op=nl.minimum"),
+    "not divided by the sum": ("softmax", "operand0=inverse", "operand0=1.0"),
+    "statistics of the residual": (
+        "add_rmsnorm",
+        "reciprocal_rms(sum_tile,",
+        "reciprocal_rms(work_tile,",
+    ),
+    "residual normalised": (
+        "add_rmsnorm",
+        "scale_rows(work_tile, sum_tile,",
+        "scale_rows(work_tile, work_tile,",
+    ),
+    "residual subtracted": (
+        "add_rmsnorm",
+        "data2=work_tile, op=nl.add",
+        "data2=work_tile, op=nl.subtract",
+    ),
+    "halves not exchanged": ("rope", "half - here", "here"),
+    "sign of the rotation": ("rope", "operand0=-1.0", "operand0=1.0"),
+    "table of the first tile": ("rope", "offset=first * width", "offset=0"),
+    "table not repeated for the heads": (
+        "rope",
+        "[[width, tokens], [0, split], [1, width]]",
+        "[[0, tokens], [0, split], [1, width]]",
+    ),
+    "probabilities rounded": (
+        "router_softmax",
+        "(tokens, experts), dtype=nl.float32, buffer=nl.shared_hbm",
+        "(tokens, experts), dtype=logits.dtype, buffer=nl.shared_hbm",
+    ),
+    "weights not renormalised": ("top8", "operand0=inverse", "operand0=1.0"),
+    "indices of another tile": ("top8", "dst=indices[start:stop, :]", "dst=indices[0:lines, :]"),
+    "second expert left out": ("expert_aggregation", "range(1, CHOSEN)", "range(2, CHOSEN)"),
+    "weights of the first tile": ("expert_aggregation", "offset=first * CHOSEN)", "offset=0)"),
+    "columns of the first block": (
+        "expert_aggregation",
+        "offset=first * CHOSEN * hidden + column",
+        "offset=first * CHOSEN * hidden",
+    ),
+    "every partial sum rounded": (
+        "expert_aggregation",
+        "partial = nl.ndarray((lines, columns), dtype=nl.float32",
+        "partial = nl.ndarray((lines, columns), dtype=nl.bfloat16",
+    ),
+}
+
+
+@pytest.fixture
+def mutate(tmp_path: Path) -> Iterator[Callable[..., Callable[..., Any]]]:
+    """A function that gives a kernel with one text of its file replaced."""
+    name = "nki_mutant"
+
+    def build(kernel: str, old: str, new: str) -> Callable[..., Any]:
+        spec = SPECS[kernel]
+        source = (FOLDER / spec.file).read_text()
+        assert source.count(old) == 1, f"{old!r} is {source.count(old)} times in {spec.file}"
+        path = tmp_path / f"{name}.py"
+        path.write_text(source.replace(old, new))
+        description = importlib.util.spec_from_file_location(name, path)
+        assert description and description.loader
+        module = importlib.util.module_from_spec(description)
+        sys.modules[name] = module
+        description.loader.exec_module(module)
+        mutant: Callable[..., Any] = getattr(module, spec.function)
+        return mutant
+
+    yield build
+    sys.modules.pop(name, None)
+
+
+def is_found(kernel: str, mutant: Callable[..., Any]) -> bool:
+    """Whether any declared case fails, or the simulator refuses the mutant."""
+    spec = SPECS[kernel]
+    for dtype in spec.dtypes:
+        for case in spec.cases:
+            try:
+                if not verify(spec, case, dtype, mutant).passed:
+                    return True
+            except RuntimeError as error:
+                assert type(error).__module__ == "nki_sim.errors", error
+                return True
+    return False
+
+
+@pytest.mark.parametrize("fault", MUTANTS)
+def test_mutant_is_found(fault: str, mutate: Callable[..., Callable[..., Any]]) -> None:
+    kernel, old, new = MUTANTS[fault]
+    assert is_found(kernel, mutate(kernel, old, new)), f"{fault}: every case passes"
+
+
+def test_a_kernel_unchanged_is_not_found(mutate: Callable[..., Callable[..., Any]]) -> None:
+    assert not is_found(
+        "rope",
+        mutate("rope", "tokens_per_tile = PARTITIONS // split", "tokens_per_tile = 128 // split"),
+    )
+
+
+@pytest.mark.parametrize("kernel", ["rope", "expert_aggregation"])
+def test_kernels_that_say_bit_exact_are(kernel: str) -> None:
+    spec = SPECS[kernel]
+    assert "bit-exact against the oracle" in str(spec.load().__doc__)
+    for case in spec.cases:
+        for dtype in spec.dtypes:
+            assert verify(spec, case, dtype).max_ulp_error == 0, (case.label, dtype)
+
+
+@pytest.mark.parametrize("kernel", SPECS)
+def test_torch_tensors_give_the_same_bits(kernel: str) -> None:
+    spec = SPECS[kernel]
+    case = next(case for case in spec.cases if case.kind == "model")
+    arguments = spec.inputs(case, spec.dtypes[-1])
+    results = spec.load()(**arguments)
+    tensors = {name: as_torch(value) for name, value in arguments.items()}
+    again = spec.load()(**tensors)
+    pairs = zip(results, again, strict=True) if isinstance(results, tuple) else [(results, again)]
+    for array, tensor in pairs:
+        assert isinstance(tensor, torch.Tensor)
+        assert torch.equal(as_torch(array).to(torch.float64), tensor.to(torch.float64))
+
+
+def as_torch(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
+    return torch.from_numpy(value)
