@@ -1,0 +1,314 @@
+"""What an instruction declares, and the checks, errors and accounting that follow from it.
+
+A subclass is a dataclass whose fields are the operands and settings of one instruction. Its class
+variables say which engines execute it, what each operand may be, which sizes must agree or are
+limited, and what else must hold. `issue` checks all of that, executes and accounts. The
+documentation table and the negative tests read the same declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion
+from ..dtypes import NUMBERS
+from ..errors import IllegalProgram, NotModelled
+from ..machine import PARTITIONS, Program, current
+from ..views import NkiTensor
+
+Sizes = dict[str, int]
+"""Axis letter to size, as bound by an instruction's operands."""
+
+REACH: dict[Engine, tuple[MemoryRegion, ...]] = {
+    Engine.tensor: ON_CHIP,
+    Engine.vector: ON_CHIP,
+    Engine.scalar: ON_CHIP,
+    Engine.gpsimd: (SBUF,),
+    Engine.dma: (SBUF, MemoryRegion.private_hbm, MemoryRegion.shared_hbm),
+}
+"""Which memories each engine can reach (NKI 0.3 and newer: neither GpSimd nor DMA touches PSUM)."""
+
+READ, WRITE, UPDATE = "read", "write", "update"
+"""Access to an operand; `update` keeps some elements of what was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor parameter.
+
+    Attributes:
+        name: the parameter.
+        axes: two letters, partition and free; equal letters in one instruction are equal sizes,
+            digits are literal sizes. One letter is the total element count (DMA).
+        access: READ, WRITE or UPDATE.
+        memories: where it may live.
+        dtypes: its legal element types.
+        scalar: a Python number may stand in its place.
+        optional: None may stand in its place.
+    """
+
+    name: str
+    axes: str
+    access: str = READ
+    memories: tuple[MemoryRegion, ...] = ON_CHIP
+    dtypes: tuple[str, ...] = NUMBERS
+    scalar: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Bounds on the size of an axis, on some engines or on all."""
+
+    axis: str
+    highest: int
+    source: str
+    lowest: int = 1
+    engine: Engine | None = None
+    remedy: str = "split the operation into smaller ones"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition that axes, memories and types do not express.
+
+    Attributes:
+        text: what must hold.
+        broken_by: given the instruction and its sizes, what was received instead, or None when the
+            rule holds.
+        remedy, source: what to do, and where the rule comes from.
+    """
+
+    text: str
+    broken_by: Callable[[Any, Sizes], str | None]
+    remedy: str
+    source: str
+
+
+LANES = Limit(
+    "P", PARTITIONS, "the memories have 128 partitions", remedy="split it into tiles of 128 rows"
+)
+
+
+@dataclass(slots=True, eq=False)
+class Instruction:
+    """Base of all instructions; see the module's docstring.
+
+    Class variables:
+        opcode: name in nki.isa.
+        engines: who can execute it; the first is the default.
+        operands, limits, rules: what must hold.
+        work: the operand whose elements are counted as processed.
+        numerics: how the result is computed, in words.
+        fidelity: ``exact`` or ``approximate`` compared with the hardware, as far as documents say.
+        cost: the published cycle formula (N: elements per partition of `work`).
+        example: settings of a legal instance, for generated tests.
+    """
+
+    opcode: ClassVar[str]
+    engines: ClassVar[tuple[Engine, ...]]
+    operands: ClassVar[tuple[Operand, ...]]
+    limits: ClassVar[tuple[Limit, ...]] = (LANES,)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    work: ClassVar[str] = "dst"
+    numerics: ClassVar[str] = "fp32 inside, one rounding on write"
+    fidelity: ClassVar[str] = "exact"
+    cost: ClassVar[str] = "max(64, N)"
+    example: ClassVar[dict[str, Any]] = {}
+
+    engine: Engine = field(default=Engine.unknown, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+
+    # -- what a subclass provides ------------------------------------------------------------------
+
+    def execute(self, program: Program) -> None:
+        """Compute the result and write it (the memory's own bookkeeping is done by `issue`)."""
+        raise NotImplementedError
+
+    def choose_engine(self) -> Engine:
+        """The engine when the kernel leaves it to the compiler."""
+        return self.engines[0]
+
+    def macs(self, sizes: Sizes) -> int:
+        """Multiply-accumulates."""
+        return 0
+
+    # -- life of an instruction --------------------------------------------------------------------
+
+    def issue(self) -> None:
+        """Check, execute and account this instruction in the running program."""
+        program = current(self.opcode)
+        if self.name:
+            program.claim_name("instruction", self.name, self.opcode)
+        sizes = self.check()
+        self.execute(program)
+        for operand in self.operands:
+            if operand.access is not READ:
+                tensor = getattr(self, operand.name)
+                if tensor is not None:
+                    self.settle(operand, tensor)
+        program.launch.add(self, getattr(self, self.work).size, self.macs(sizes))
+
+    def settle(self, operand: Operand, tensor: NkiTensor) -> None:
+        """Note in the memory that an operand has been written."""
+        tensor.mark_written()
+        if tensor.buffer is PSUM:
+            mark_foreign(tensor)
+
+    def tensors(self) -> Iterator[tuple[Operand, NkiTensor]]:
+        """The operands that are tensors."""
+        for operand in self.operands:
+            value = getattr(self, operand.name)
+            if isinstance(value, NkiTensor):
+                yield operand, value
+
+    # -- checks ------------------------------------------------------------------------------------
+
+    def check(self) -> Sizes:
+        """The sizes of the axes of a legal instruction with initialised inputs; raise otherwise."""
+        self._settle_engine()
+        sizes: Sizes = {}
+        fresh: list[tuple[str, NkiTensor]] = []
+        for operand in self.operands:
+            value = getattr(self, operand.name)
+            if type(value) is not NkiTensor:
+                value = self.stand_in(operand, value)
+                if value is None:
+                    continue
+            self._check_operand(operand, value, sizes)
+            if operand.access is READ and value.storage.unwritten:
+                fresh.append((operand.name, value))
+        self._check_limits(sizes)
+        for rule in self.rules:
+            received = rule.broken_by(self, sizes)
+            if received is not None:
+                raise self.refuse(rule.text, received, rule.remedy)
+        for role, tensor in fresh:
+            tensor.require_written(self.opcode, role)
+        return sizes
+
+    def refuse(self, rule: str, received: str, remedy: str = "") -> IllegalProgram:
+        """The error for a broken rule of this instruction."""
+        return IllegalProgram(self.opcode, rule, received, remedy)
+
+    def _settle_engine(self) -> None:
+        if self.engine is Engine.unknown:
+            self.engine = self.choose_engine()
+        elif self.engine not in self.engines:
+            legal = ", ".join(engine.name for engine in self.engines)
+            raise self.refuse(f"runs on {legal}", f"engine={self.engine!r}", "leave the engine out")
+
+    def stand_in(self, operand: Operand, value: object) -> NkiTensor | None:
+        """The tensor to check for `value`, which is no plain tensor; None for a legal number."""
+        if value is None and operand.optional:
+            return None
+        if operand.scalar and type(value) in (int, float):
+            return None
+        if isinstance(value, NkiTensor):
+            raise NotModelled(
+                self.opcode,
+                "dynamic offsets are modelled in DMAs only",
+                f"{operand.name} {value}",
+                "copy it with a DMA",
+            )
+        what = "a tensor" + " or a Python number" * operand.scalar
+        raise self.refuse(f"{operand.name} must be {what}", f"{type(value).__name__} {value!r}")
+
+    def _check_operand(self, operand: Operand, value: NkiTensor, sizes: Sizes) -> None:
+        """Memory, type, sizes and start partition of one operand."""
+        if value.buffer not in operand.memories or value.buffer not in REACH[self.engine]:
+            raise self._wrong_memory(operand, value)
+        if value.dtype not in operand.dtypes:
+            raise self.refuse(
+                f"{operand.name} must be of type {', '.join(operand.dtypes)}",
+                str(value),
+                "convert it first",
+            )
+        self._bind(operand, value, sizes)
+
+    def _bind(self, operand: Operand, value: NkiTensor, sizes: Sizes) -> None:
+        axes = operand.axes
+        if len(axes) == 1:
+            self._bind_axis(axes, value.size, operand, value, sizes)
+            return
+        self._bind_axis(axes[0], value.partitions, operand, value, sizes)
+        self._bind_axis(axes[1], value.free, operand, value, sizes)
+        check_start_partition(self.opcode, operand.name, value)
+
+    def _bind_axis(
+        self, axis: str, size: int, operand: Operand, value: NkiTensor, sizes: Sizes
+    ) -> None:
+        expected = sizes.setdefault(axis, int(axis) if axis.isdigit() else size)
+        if expected != size:
+            kind = "elements" if len(operand.axes) == 1 else "[partitions, elements per partition]"
+            raise self.refuse(
+                f"{self._layout()} must agree in {kind}",
+                f"{operand.name} {value} where {axis} = {expected}",
+                "nothing is broadcast: slice or repeat an operand to the other's size",
+            )
+
+    def _layout(self) -> str:
+        return ", ".join(f"{o.name}[{','.join(o.axes)}]" for o in self.operands)
+
+    def _check_limits(self, sizes: Sizes) -> None:
+        for limit in self.limits:
+            size = sizes.get(limit.axis)
+            if size is None or (limit.engine is not None and limit.engine is not self.engine):
+                continue
+            if not limit.lowest <= size <= limit.highest:
+                where = f" on the {limit.engine.name} engine" if limit.engine else ""
+                raise self.refuse(
+                    f"{limit.axis} of {self._layout()} must be in "
+                    f"{limit.lowest}..{limit.highest}{where}",
+                    f"{limit.axis} = {size}",
+                    limit.remedy,
+                )
+
+    def _wrong_memory(self, operand: Operand, value: NkiTensor) -> IllegalProgram:
+        legal = [m.name for m in operand.memories if m in REACH[self.engine]]
+        mover = "tensor_copy" if value.on_chip else "dma_copy"
+        return self.refuse(
+            f"{operand.name} must be in {' or '.join(legal)} on the {self.engine.name} engine",
+            str(value),
+            f"move it with nisa.{mover}",
+        )
+
+
+def check_start_partition(operation: str, role: str, tensor: NkiTensor) -> None:
+    """Raise unless an on-chip window starts on a partition that its height allows.
+
+    1..32 rows start at 0, 32, 64 or 96; 33..64 rows at 0 or 64; more at 0.
+    """
+    if not tensor.offset:
+        return
+    start, rows = tensor.start_partition, tensor.partitions
+    step = 32 if rows <= 32 else 64 if rows <= 64 else PARTITIONS
+    if start % step:
+        raise IllegalProgram(
+            operation,
+            f"{role} with {rows} partitions must start at a multiple of {step}",
+            f"{tensor} from partition {start}",
+            "move rows with nisa.dma_copy, or keep what is selected in the free dimension",
+        )
+
+
+def mark_foreign(tensor: NkiTensor) -> None:
+    """Note that something else than an accumulating matmul wrote this PSUM window."""
+    tensor.foreign_mask()[...] = True
+
+
+def at_most_one_in_psum(*names: str) -> Rule:
+    """The rule that at most one of the named inputs is in PSUM."""
+
+    def broken_by(instruction: Any, _: Sizes) -> str | None:
+        inside = [n for n in names if getattr(getattr(instruction, n), "buffer", None) is PSUM]
+        return f"{' and '.join(inside)} in psum" if len(inside) > 1 else None
+
+    return Rule(
+        f"at most one of {' and '.join(names)} is in PSUM",
+        broken_by,
+        "evacuate one with nisa.tensor_copy",
+        "the engines have one read port to PSUM",
+    )

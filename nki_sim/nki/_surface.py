@@ -1,0 +1,49 @@
+"""Wrappers of the vendor's functions: clear errors for wrong or unmodelled calls."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from ..errors import IllegalProgram, NotModelled
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def vendor(function: Function) -> Function:
+    """Turn a call that does not fit the signature into `IllegalProgram` with the legal names."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            _explain(function, args, kwargs, error)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def _explain(function: Callable[..., Any], args: Any, kwargs: Any, error: TypeError) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as mismatch:
+        raise IllegalProgram(
+            function.__name__,
+            f"parameters are {', '.join(signature.parameters)}",
+            f"a call with {mismatch}",
+        ) from error
+
+
+def not_modelled(module: str, name: str) -> Callable[..., NoReturn]:
+    """A function of the vendor's that this simulator knows by name only."""
+
+    def call(*_: object, **__: object) -> NoReturn:
+        raise NotModelled(f"{module}.{name}", "this function is not modelled yet")
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = "Known, not modelled."
+    return call
