@@ -1,0 +1,1 @@
+"""Scoring, accuracy, timing and the records of results."""

@@ -1,0 +1,435 @@
+"""The modes of main.py: what is run for a command line, what is shown, how it ends.
+
+Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 failed, 2 refused flags,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation import artefact, evaluate
+from evaluation.accuracy import AccuracyReport, compare_logits
+from evaluation.commandline import DONE, FAILED, INTERRUPTED, Options, explain_absence, parse
+from evaluation.console import Progress, accuracy_table, evaluation_table
+from evaluation.evaluate import Model
+from evaluation.files import FileError, read_json, sha256_json
+from evaluation.flags import (
+    COMPILE,
+    EVALUATE_ALL,
+    EVALUATE_SINGLE,
+    GENERATE,
+    NEURON,
+    ROOT,
+    SIMULATOR,
+    VALIDATE,
+)
+from evaluation.prompts import Prompt
+from evaluation.scoring import ScoringError, load_baselines
+from evaluation.session import DriverError, LoadModel, Session, chosen_prompts, prepare
+
+if TYPE_CHECKING:
+    import torch
+
+BASELINES_FILE = ROOT / "config" / "baselines.yaml"
+_OUR_PARTS = ("evaluation", "kernels", "model", "nki_sim")
+
+Evaluation = dict[str, Any]
+
+
+def main(
+    arguments: Sequence[str] | None = None, load_model: LoadModel = evaluate.load_model
+) -> int:
+    """Run main.py and return its exit status."""
+    try:
+        options = parse(arguments)
+    except SystemExit as stop:  # of argparse: help, or refused flags
+        return int(stop.code or DONE)
+    try:
+        return _run(options, load_model)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has left, as in `main.py ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if options.verbose:
+            traceback.print_exc()
+        _complain(_message(error))
+        return FAILED
+
+
+def _run(options: Options, load_model: LoadModel) -> int:
+    _require_backend(options)
+    _set_up_process(options)
+    progress = Progress(quiet=options.quiet)
+    try:
+        return MODES[options.mode](Session.open(options, load_model, progress))
+    finally:
+        progress.clear()
+
+
+def _complain(message: str) -> None:
+    print(f"main.py: {message}", file=sys.stderr)
+
+
+def _message(error: Exception) -> str:
+    """Return what to tell of a failure; what nobody foresaw is named as that."""
+    if isinstance(error, ModuleNotFoundError):
+        return explain_absence(error)
+    if type(error).__module__.split(".")[0] in _OUR_PARTS:
+        return str(error)
+    hint = "" if isinstance(error, OSError) else "; --verbose shows where"
+    return f"{type(error).__name__}: {error}{hint}"
+
+
+def _require_backend(options: Options) -> None:
+    """Refuse the backends that this build does not drive, before any work."""
+    if options.backend == SIMULATOR:
+        return
+    if options.backend == NEURON:
+        what = "the device"
+        wanted = {
+            "the package torch_neuronx": _has_package("torch_neuronx"),
+            "the package neuronx_distributed_inference": _has_package(
+                "neuronx_distributed_inference"
+            ),
+            "a Neuron device (/dev/neuron0)": Path("/dev/neuron0").exists(),
+        }
+    else:
+        what = "the simulator of the Neuron SDK"
+        wanted = {"the package nki of Neuron SDK 2.29 or newer": _has_package("nki")}
+    missing = [name for name, found in wanted.items() if not found]
+    lacking = f" This machine lacks {', '.join(missing)}." if missing else ""
+    raise DriverError(
+        f"--backend {options.backend}: this build runs on the CPU simulator alone; what drives "
+        f"{what} is not part of it yet.{lacking} Nothing was run. Leave out --backend (or write "
+        f"--backend {SIMULATOR}) to run the same kernels here"
+    )
+
+
+def _has_package(name: str) -> bool:
+    """Whether a package can be imported; our own answer to `import nki` does not count."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return False
+    # Before the import it is the simulator's finder that answers, after it the simulator's module.
+    ours = (spec.name, type(spec.loader).__module__)
+    return not any(origin.split(".")[0] == "nki_sim" for origin in ours)
+
+
+def _set_up_process(options: Options) -> None:
+    """Keep the Hub out, and let `nki` be the simulator where the SDK is installed too."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # One thread unless the user says otherwise: sums then do not depend on how many cores there
+    # are, and the small products of a decode step do not wait for threads to wake up.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ["NKI_SIMULATOR"] = "1"
+    os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = options.platform_target
+
+
+def _each(session: Session, prompts: Sequence[Prompt]) -> Iterator[Prompt]:
+    """Yield the prompts, telling which of how many."""
+    for number, prompt in enumerate(prompts, start=1):
+        with session.progress.part(f"prompt {number} of {len(prompts)} ({prompt.name})"):
+            yield prompt
+
+
+def compile_only(session: Session) -> int:
+    """Compile the artefact and tell its key."""
+    key = prepare(session)
+    session.show(f"{session.options.compiled_model_path}: {session.options.variant}, key {key}")
+    return DONE
+
+
+def generate(session: Session) -> int:
+    """Print each prompt with what the model makes of it."""
+    options = session.options
+    prompts = chosen_prompts(options)
+    encoded = session.encode(prompts)
+    prepare(session)
+    model = session.load(options.variant)
+    for prompt, input_ids in zip(_each(session, prompts), encoded, strict=True):
+        session.progress(f"{options.max_new_tokens} tokens after {len(input_ids)}")
+        tokens = model.generate(input_ids, options.max_new_tokens).tokens.tolist()
+        text = session.tokenizer.decode(
+            _until_end(tokens, options.model_path), skip_special_tokens=True
+        )
+        session.show(f"Prompt: {prompt.text}\nOutput: {text}\n")
+    return DONE
+
+
+def _until_end(tokens: list[int], model_path: Path) -> list[int]:
+    """Return the tokens before the first that ends a text, as the checkpoint names them."""
+    path = model_path / "generation_config.json"
+    named = read_json(path).get("eos_token_id") if path.is_file() else None
+    ends = named if isinstance(named, list) else [named]
+    stops = [index for index, token in enumerate(tokens) if token in ends]
+    return tokens[: stops[0]] if stops else tokens
+
+
+def validate(session: Session) -> int:
+    """Compare the NKI model with the baseline on each prompt; FAILED beyond the tolerances."""
+    prompts = chosen_prompts(session.options)
+    encoded = session.encode(prompts)
+    prepare(session)
+    baseline, nki = session.load("baseline"), session.load("nki")
+    reports = [
+        _compare(session, baseline, nki, input_ids)
+        for _, input_ids in zip(_each(session, prompts), encoded, strict=True)
+    ]
+    session.show("\n".join([accuracy_table(prompts, reports), *_fallbacks_of_this_process()]))
+    failed = [str(p.id) for p, report in zip(prompts, reports, strict=True) if not report.passed]
+    session.show("FAIL" if failed else "PASS")
+    return _status(failed)
+
+
+def _fallbacks_of_this_process() -> Iterator[str]:
+    from model import dispatch
+
+    for fallback in dispatch.fallbacks():
+        yield _fallback(fallback.kernel, fallback.reason)
+
+
+def _fallback(kernel: str, reason: str) -> str:
+    return f"No kernel ran for {kernel}, but plain torch: {reason}"
+
+
+def _compare(
+    session: Session, baseline: Model, nki: Model, input_ids: torch.Tensor
+) -> AccuracyReport:
+    """Run both models on the baseline's tokens and apply the accuracy rule."""
+    import torch
+
+    options = session.options
+    count = options.num_tokens_to_check or options.max_new_tokens
+    session.progress(f"baseline, {count} tokens")
+    expected = baseline.generate(input_ids, count)
+    session.progress(f"nki, {count} tokens")
+    actual = nki.generate(input_ids, count, forced_tokens=torch.from_numpy(expected.tokens))
+    return compare_logits(
+        expected.tokens,
+        expected.logits,
+        actual.logits,
+        session.rule.tolerance_map,
+        session.rule.divergence_difference_tolerance,
+    )
+
+
+def _status(failed: Sequence[str]) -> int:
+    """Return the exit status of a comparison; complain of the prompts that failed."""
+    if not failed:
+        return DONE
+    _complain(
+        f"accuracy not reached for prompt{'s' if len(failed) > 1 else ''} {', '.join(failed)}: the "
+        "NKI model's logits are not within the tolerances (--tol-map, --divergence-difference-tol) "
+        "of the baseline's"
+    )
+    return FAILED
+
+
+def evaluate_prompts(session: Session) -> int:
+    """Measure one prompt or all of them; FAILED when accuracy is not reached for any."""
+    options = session.options
+    prompts = chosen_prompts(options)
+    _require_writable(options)
+    session.encode(prompts)  # a prompt that does not fit ends the run before any is measured
+    key = prepare(session)
+    with _output_paths(options) as paths:
+        evaluations = _evaluate_variants(session, prompts, key, paths)
+    session.show(evaluation_table(evaluations))
+    session.show("\n".join(_notes(options, prompts, evaluations)))
+    failed = [
+        str(evaluation["prompt"]["id"])
+        for evaluation in evaluations
+        if "accuracy" in evaluation and not evaluation["accuracy"]["passed"]
+    ]
+    return _status(failed)
+
+
+def _require_writable(options: Options) -> None:
+    """Refuse, before any work, an `--output` of the wrong kind."""
+    output, single = options.output, options.mode == EVALUATE_SINGLE
+    if output is not None and output.exists() and output.is_dir() == single:
+        expected, found = ("a file", "a folder") if single else ("a folder", "a file")
+        raise DriverError(
+            f"--output {output}: --mode {options.mode} writes {expected}, this is {found}; "
+            "name another"
+        )
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where evaluation files go: of the variant that is asked for, and of its baseline."""
+
+    file: Callable[[Prompt], Path]
+    baseline: Path
+
+
+@contextmanager
+def _output_paths(options: Options) -> Iterator[Paths]:
+    """Give the paths of the evaluation files; what is not to be kept goes to a passing folder."""
+    with ExitStack() as stack:
+        folder = options.output if options.mode == EVALUATE_ALL else None
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evaluation-")))
+        single = options.output if options.mode == EVALUATE_SINGLE else None
+        own = folder / options.variant
+        yield Paths(
+            file=lambda prompt: single or own / f"prompt_{prompt.id}.json",
+            baseline=options.baseline_path or folder / "baseline",
+        )
+
+
+def _evaluate_variants(
+    session: Session, prompts: Sequence[Prompt], key: str, paths: Paths
+) -> list[Evaluation]:
+    """Evaluate the variant that is asked for, and before it the baseline that it needs."""
+    options = session.options
+    if options.enable_nki and options.baseline_path is None:
+        # The baseline has no kernels, so its artefact is its key and need not be on the disk.
+        inputs = artefact.artefact_inputs(
+            "baseline", session.manifest["sha256"], session.compile_settings
+        )
+        reference = Candidate(session, session.subject("baseline", sha256_json(inputs)))
+        for prompt in _each(session, prompts):
+            reference.evaluate(prompt, paths.baseline / f"prompt_{prompt.id}.json")
+    asked = Candidate(session, session.subject(options.variant, key), paths.baseline)
+    return [asked.evaluate(prompt, paths.file(prompt)) for prompt in _each(session, prompts)]
+
+
+class Candidate:
+    """A variant under evaluation; its model is loaded when the first prompt needs it.
+
+    `baseline` is the folder of the evaluations that the variant "nki" is compared with.
+    """
+
+    def __init__(
+        self, session: Session, subject: evaluate.Subject, baseline: Path | None = None
+    ) -> None:
+        self._session = session
+        self._subject = subject
+        self._baseline = baseline if subject.variant == "nki" else None
+        self._model: Model | None = None
+
+    def evaluate(self, prompt: Prompt, output: Path) -> Evaluation:
+        """Return the evaluation of a prompt: with `--resume` the one in `output` if it fits."""
+        session, variant = self._session, self._subject.variant
+        if session.options.resume and (kept := self._kept(prompt, output)):
+            session.progress(f"{variant}: {output} is kept")
+            return kept
+        if self._model is None:
+            self._model = session.load(variant)
+        with session.progress.part(variant):
+            return evaluate.evaluate_prompt(
+                self._model,
+                prompt,
+                self._subject,
+                session.settings,
+                output,
+                self._baseline,
+                session.rule,
+                session.progress,
+            )
+
+    def _kept(self, prompt: Prompt, output: Path) -> Evaluation | None:
+        """Return the evaluation in `output` if it is of the same inputs, settings and rule.
+
+        The artefact's key stands for the model, the code and the kernels.
+        """
+        subject, settings = self._subject, self._session.settings
+        try:
+            found: Evaluation = read_json(output)
+            # The folder whose baseline must still be whole: its own, or the one compared with.
+            folder = self._baseline or output.parent
+            reference = evaluate.read_reference(folder, prompt, subject, settings)
+            fits = (
+                found["schema_version"] == evaluate.SCHEMA_VERSION
+                and found["variant"] == subject.variant
+                and found["backend"] == subject.backend
+                and found["platform_target"] == subject.platform_target
+                and found["prompt"]["sha256"] == prompt.sha256
+                and found["settings"] == asdict(settings)
+                and found["inputs"]["artefact_key"] == subject.artefact_key
+                and (subject.variant == "baseline" or self._same_rule(found, reference.sha256))
+            )
+        except (FileError, evaluate.EvaluationError, KeyError, TypeError):
+            return None
+        return found if fits else None
+
+    def _same_rule(self, found: Evaluation, reference_sha256: str) -> bool:
+        """Say whether an evaluation compared with these logits by the same tolerances."""
+        accuracy, rule = found["accuracy"], self._session.rule
+        tolerances = {
+            entry["top_k"]: (entry["absolute_tolerance"], entry["relative_tolerance"])
+            for entry in accuracy["top_k"]
+        }
+        checked = rule.tokens_to_check or self._session.settings.max_new_tokens
+        return bool(
+            accuracy["tokens_checked"] == checked
+            and found["inputs"]["baseline_logits_sha256"] == reference_sha256
+            and tolerances == dict(rule.tolerance_map)
+            and accuracy["divergence_tolerance"] == rule.divergence_difference_tolerance
+        )
+
+
+def _notes(
+    options: Options, prompts: Sequence[Prompt], evaluations: Sequence[Evaluation]
+) -> Iterator[str]:
+    """Say what the figures are, what they are not, and where they were written."""
+    yield f"Times are means of {options.timed_runs} runs: {evaluations[0]['host_time']['what']}."
+    yield (
+        "No score: it is made of latencies of a device, and this backend has none. "
+        + _score_baseline(options, prompts)
+    )
+    fallbacks = [entry for evaluation in evaluations for entry in evaluation.get("fallbacks", [])]
+    yield from dict.fromkeys(_fallback(entry["kernel"], entry["reason"]) for entry in fallbacks)
+    if options.team_id or options.member_id:
+        who = [f"team {options.team_id}"] if options.team_id else []
+        who += [f"member {options.member_id}"] if options.member_id else []
+        yield f"Run for {', '.join(who)}."
+    if options.output is not None:
+        yield f"Written to {options.output}"
+
+
+def _score_baseline(options: Options, prompts: Sequence[Prompt]) -> str:
+    """Say which latency and throughput a score would divide by."""
+    if options.base_latency is not None:
+        return (
+            f"It would divide by {options.base_latency:g} ms and {options.base_throughput:g} tok/s "
+            "(from the command line)."
+        )
+    if options.prompts:
+        return "No baseline is published for this prompt (--base-latency, --base-throughput)."
+    try:
+        published = load_baselines(BASELINES_FILE, options.platform_target)
+        figures = [published.for_prompt(prompt.id) for prompt in prompts]
+    except ScoringError as error:
+        return f"{error}."
+    first = figures[0]
+    what = (
+        f"{first.latency_ms:g} ms and {first.throughput_tok_s:g} tok/s"
+        if len(figures) == 1
+        else f"figures of prompts {first.prompt_id} to {figures[-1].prompt_id}"
+    )
+    return f"It would divide by the published {what} ({published.source}, {published.date})."
+
+
+MODES: dict[str, Callable[[Session], int]] = {
+    COMPILE: compile_only,
+    GENERATE: generate,
+    VALIDATE: validate,
+    EVALUATE_SINGLE: evaluate_prompts,
+    EVALUATE_ALL: evaluate_prompts,
+}

@@ -1,0 +1,432 @@
+"""Evaluate one prompt with one variant of the model: times, tokens, accuracy, kernel launches."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.accuracy import (
+    CHALLENGE_DIVERGENCE_TOLERANCE,
+    CHALLENGE_TOLERANCES,
+    AccuracyReport,
+    compare_logits,
+)
+from evaluation.benchmark import Progress, Samples, run_benchmark
+from evaluation.files import (
+    FileError,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_atomically,
+    write_json,
+)
+from evaluation.prompts import Prompt
+from evaluation.provenance import provenance, variant_sources
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.generation import Generation
+
+SCHEMA_VERSION = 1
+SIMULATION_TIME = (
+    "wall time of the CPU run; the kernels are simulated, so this is no Trainium latency"
+)
+CPU_TIME = "wall time of the CPU run, without kernels; this is no Trainium latency"
+
+
+_DECISIVE_SETTINGS = ("sequence_length", "max_new_tokens", "dtype", "seed")
+"""Settings that decide the tokens, beside the model and the prompt."""
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation that cannot be made, or whose outcome cannot be trusted."""
+
+
+class Model(Protocol):
+    """What `load` of model/baseline.py and of model/qwen_cpu.py returns."""
+
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        new_tokens: int,
+        forced_tokens: torch.Tensor | None = None,
+    ) -> Generation:
+        """Generate greedily; the token fed at step i + 1 is forced_tokens[i] where given."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run. Lengths are in tokens; `sequence_length` bounds prompt and generated tokens."""
+
+    sequence_length: int = 640
+    max_new_tokens: int = 32
+    warmup_runs: int = 1
+    timed_runs: int = 3
+    dtype: str = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: the variant, where it runs, its files and their identities."""
+
+    variant: str
+    backend: str
+    platform_target: str
+    model_path: Path
+    model_manifest_sha256: str
+    artefact_key: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The accuracy rule's tolerances (see `evaluation.accuracy`) and how many tokens it checks."""
+
+    tolerance_map: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: CHALLENGE_TOLERANCES
+    )
+    divergence_difference_tolerance: float = CHALLENGE_DIVERGENCE_TOLERANCE
+    tokens_to_check: int | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The baseline's tokens [N] and logits [N, vocabulary] for a prompt, and their file's hash."""
+
+    tokens: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    sha256: str
+
+
+def load_model(variant: str, model_path: Path, dtype: str) -> Model:
+    """Load the model of a variant from a checkpoint."""
+    if variant == "nki":
+        from model import qwen_cpu
+
+        return qwen_cpu.load(model_path, dtype)
+    from model import baseline
+
+    return baseline.load(model_path, dtype)
+
+
+def evaluate_prompt(
+    model: Model,
+    prompt: Prompt,
+    subject: Subject,
+    settings: Settings,
+    output: Path,
+    baseline_directory: Path | None = None,
+    rule: Rule | None = None,
+    progress: Progress = lambda line: None,
+) -> dict[str, Any]:
+    """Run the benchmark of one prompt, write the evaluation to `output` and return it.
+
+    The baseline leaves its tokens and logits beside `output` as an .npz file. The variant "nki" is
+    compared with the one in `baseline_directory`, which must be of the same model, prompt and
+    settings. An accuracy that fails the rule is recorded, not raised.
+
+    Raises EvaluationError for a prompt that is too long, a foreign or missing baseline, runs that
+    disagree with each other, and launches that differ from what the architecture demands.
+    """
+    if settings.max_new_tokens < 2:
+        raise EvaluationError("max_new_tokens must be at least 2: one decode step is measured")
+    is_nki = subject.variant == "nki"
+    reference = None
+    if is_nki:
+        if baseline_directory is None:
+            raise EvaluationError("the nki variant is compared with a baseline; none was given")
+        reference = read_reference(baseline_directory, prompt, subject, settings)
+    tokenizer = _tokenizer(subject.model_path)
+    input_ids = encode(tokenizer, prompt, settings)
+    run = _measure(model, input_ids, settings, is_nki, progress)
+    evaluation = _describe(prompt, subject, settings, len(input_ids), run)
+    evaluation["text"] = tokenizer.decode(run.first.tokens.tolist(), skip_special_tokens=True)
+    if reference is not None:
+        report = _accuracy(model, input_ids, run.first, reference, rule or Rule(), progress)
+        evaluation["accuracy"] = report.to_dict()
+        evaluation["launches"] = _launches(model, input_ids, run, subject.model_path)
+        evaluation["fallbacks"] = run.fallbacks
+    evaluation["inputs"] = _inputs(subject, reference)
+    evaluation["provenance"] = provenance()
+    if not is_nki:
+        # The logits come first: an evaluation that exists always has its logits beside it.
+        logits_file = output.with_suffix(".npz")
+        evaluation["logits"] = {
+            "file": logits_file.name,
+            "sha256": _write_logits(logits_file, run.first),
+        }
+    write_json(output, evaluation)
+    return evaluation
+
+
+def encode(tokenizer: Any, prompt: Prompt, settings: Settings) -> torch.Tensor:
+    """Return the prompt's token ids [S]; EvaluationError unless they leave room to generate."""
+    import torch
+
+    ids = tokenizer(prompt.text, add_special_tokens=True)["input_ids"]
+    room = settings.sequence_length - settings.max_new_tokens
+    if not 0 < len(ids) <= room:
+        raise EvaluationError(
+            f"prompt {prompt.id} ({prompt.name}) has {len(ids)} tokens; with sequence_length "
+            f"{settings.sequence_length} and max_new_tokens {settings.max_new_tokens} it may have "
+            f"1 to {room}. Shorten it, or change these settings"
+        )
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def read_reference(
+    directory: Path, prompt: Prompt, subject: Subject, settings: Settings
+) -> Reference:
+    """Return the baseline's tokens and logits for a prompt.
+
+    Raises EvaluationError, naming the file and what differs, unless the baseline was made with the
+    same model, prompt and settings that decide the tokens.
+    """
+    path = directory / f"prompt_{prompt.id}.json"
+    rerun = f"evaluate the baseline of prompt {prompt.id} again"
+    try:
+        evaluation = read_json(path)
+        recorded = {
+            "variant": evaluation["variant"],
+            "prompt": evaluation["prompt"]["sha256"],
+            "model": evaluation["inputs"]["model_manifest_sha256"],
+            **{name: evaluation["settings"][name] for name in _DECISIVE_SETTINGS},
+        }
+        logits_file = directory / evaluation["logits"]["file"]
+        sha256 = evaluation["logits"]["sha256"]
+    except FileError as error:
+        raise EvaluationError(f"no usable baseline: {error}; {rerun}") from error
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(f"{path}: not an evaluation: {error!r}; {rerun}") from error
+    wanted = {
+        "variant": "baseline",
+        "prompt": prompt.sha256,
+        "model": subject.model_manifest_sha256,
+        **{name: getattr(settings, name) for name in _DECISIVE_SETTINGS},
+    }
+    for name, value in wanted.items():
+        if recorded[name] != value:
+            raise EvaluationError(
+                f"{path}: a baseline of another {name}: {recorded[name]} there, "
+                f"{value} here; {rerun}"
+            )
+    return _read_logits(logits_file, sha256, rerun)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The timed runs of one prompt: times, results, kernel launches of each run, fallbacks."""
+
+    samples: Samples
+    results: list[Generation]
+    launches: list[Counter[str]]
+    fallbacks: list[dict[str, str]]
+
+    @property
+    def first(self) -> Generation:
+        return self.results[0]
+
+
+def _measure(
+    model: Model, input_ids: torch.Tensor, settings: Settings, is_nki: bool, progress: Progress
+) -> _Run:
+    counts: list[Counter[str]] = []
+
+    def generate() -> Generation:
+        if not is_nki:
+            return model.generate(input_ids, settings.max_new_tokens)
+        result, launched = _counted(lambda: model.generate(input_ids, settings.max_new_tokens))
+        counts.append(launched)
+        return result
+
+    if is_nki:
+        _forget_fallbacks()
+    samples, results = run_benchmark(generate, settings.warmup_runs, settings.timed_runs, progress)
+    for number, result in enumerate(results[1:], start=2):
+        if not np.array_equal(result.tokens, results[0].tokens):
+            raise EvaluationError(
+                f"timed run {number} chose other tokens than run 1; greedy runs must agree"
+            )
+    timed_counts = counts[settings.warmup_runs :]
+    return _Run(samples, results, timed_counts, _fallbacks() if is_nki else [])
+
+
+def _counted(function: Callable[[], Generation]) -> tuple[Generation, Counter[str]]:
+    from model import dispatch
+
+    with dispatch.counting() as launched:
+        result = function()
+    return result, Counter(launched)
+
+
+def _forget_fallbacks() -> None:
+    from model import dispatch
+
+    dispatch.forget_fallbacks()
+
+
+def _fallbacks() -> list[dict[str, str]]:
+    from model import dispatch
+
+    return [{"kernel": kernel, "reason": reason} for kernel, reason in dispatch.fallbacks()]
+
+
+def _launches(
+    model: Model, input_ids: torch.Tensor, run: _Run, model_path: Path
+) -> dict[str, dict[str, int]]:
+    """Return the kernels' launches per phase, as counted in the timed runs.
+
+    A run of N tokens is a prefill and N - 1 equal decode steps. The prefill is counted alone, in a
+    run of one token; what remains of each timed run must divide by its steps. EvaluationError when
+    it does not, or when a count differs from what the architecture demands.
+    """
+    from model.launches import expected_launches
+
+    if any(count != run.launches[0] for count in run.launches):
+        raise EvaluationError("the timed runs launched different numbers of kernels")
+    _, prefill = _counted(lambda: model.generate(input_ids, 1))
+    steps = len(run.first.tokens) - 1
+    decode_step: dict[str, int] = {}
+    for kernel, total in run.launches[0].items():
+        launched, remainder = divmod(total - prefill[kernel], steps)
+        if remainder:
+            raise EvaluationError(
+                f"{kernel}: {total} launches do not make a prefill of {prefill[kernel]} and "
+                f"{steps} equal decode steps"
+            )
+        decode_step[kernel] = launched
+    config = read_json(model_path / "config.json")
+    launches = {
+        "prefill": dict(prefill),
+        "decode_step": decode_step,
+        "expected_prefill": dict(expected_launches(config, "prefill")),
+        "expected_decode_step": dict(expected_launches(config, "decode")),
+    }
+    _check_launches(launches)
+    return launches
+
+
+def _check_launches(launches: Mapping[str, Mapping[str, int]]) -> None:
+    problems = [
+        f"{kernel}: {launches[phase].get(kernel, 0)} in the {phase}, expected {expected}"
+        for phase in ("prefill", "decode_step")
+        for kernel, expected in launches[f"expected_{phase}"].items()
+        if launches[phase].get(kernel, 0) != expected
+    ]
+    problems += [
+        f"{kernel}: launched in the {phase}, but the architecture has no place for it"
+        for phase in ("prefill", "decode_step")
+        for kernel, launched in launches[phase].items()
+        if launched and kernel not in launches[f"expected_{phase}"]
+    ]
+    if problems:
+        raise EvaluationError(
+            f"kernel launches differ from what the model's layers demand: {'; '.join(problems)}"
+        )
+
+
+def _accuracy(
+    model: Model,
+    input_ids: torch.Tensor,
+    own: Generation,
+    reference: Reference,
+    rule: Rule,
+    progress: Progress,
+) -> AccuracyReport:
+    """Compare with the baseline on the baseline's tokens.
+
+    Where the free run chose the baseline's tokens throughout, it was fed the same ones and its
+    logits are the teacher-forced ones; only otherwise is another run needed.
+    """
+    logits = own.logits
+    if not np.array_equal(own.tokens, reference.tokens):
+        import torch
+
+        progress("another run on the baseline's tokens, since the free run chose others")
+        forced = torch.from_numpy(reference.tokens)
+        logits = model.generate(input_ids, len(reference.tokens), forced_tokens=forced).logits
+    checked = slice(rule.tokens_to_check)
+    return compare_logits(
+        reference.tokens[checked],
+        reference.logits[checked],
+        logits[checked],
+        rule.tolerance_map,
+        rule.divergence_difference_tolerance,
+    )
+
+
+def _describe(
+    prompt: Prompt, subject: Subject, settings: Settings, input_tokens: int, run: _Run
+) -> dict[str, Any]:
+    """Return the part of the evaluation that both variants share."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "variant": subject.variant,
+        "backend": subject.backend,
+        "platform_target": subject.platform_target,
+        "evaluated_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "prompt": {
+            "id": prompt.id,
+            "name": prompt.name,
+            "sha256": prompt.sha256,
+            "input_tokens": input_tokens,
+            "output_tokens": len(run.first.tokens),
+        },
+        "settings": asdict(settings),
+        "host_time": {
+            "basis": "measured",
+            "what": SIMULATION_TIME if subject.variant == "nki" else CPU_TIME,
+            "end_to_end_s": list(run.samples.end_to_end_s),
+            "context_encoding_s": [result.prefill_s for result in run.results],
+            "token_generation_s": [list(result.decode_s) for result in run.results],
+        },
+        "tokens": run.first.tokens.tolist(),
+    }
+
+
+def _inputs(subject: Subject, reference: Reference | None) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "model_manifest_sha256": subject.model_manifest_sha256,
+        "artefact_key": subject.artefact_key,
+        **variant_sources(subject.variant),
+    }
+    if reference is not None:
+        inputs["baseline_logits_sha256"] = reference.sha256
+    return inputs
+
+
+def _write_logits(path: Path, generation: Generation) -> str:
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        tokens=np.asarray(generation.tokens, np.int64),
+        logits=np.asarray(generation.logits, np.float32),
+    )
+    data = stream.getvalue()
+    write_atomically(path, data)
+    return sha256_bytes(data)
+
+
+def _read_logits(path: Path, sha256: str, rerun: str) -> Reference:
+    try:
+        if sha256_file(path) != sha256:
+            raise EvaluationError(f"{path}: not the logits of the evaluation beside it; {rerun}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return Reference(arrays["tokens"], arrays["logits"], sha256)
+    except (OSError, ValueError, KeyError) as error:
+        raise EvaluationError(f"{path}: cannot be read: {error}; {rerun}") from error
+
+
+def _tokenizer(model_path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path, local_files_only=True)

@@ -1,0 +1,169 @@
+"""Where a figure comes from: the commit, the code's hashes, the versions, the machine.
+
+Nothing here names the host, its users or its folders.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from modulefinder import ModuleFinder
+from pathlib import Path
+from typing import Any
+
+from evaluation.files import sha256_file, sha256_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+MODEL_MODULES = {"baseline": "baseline.py", "nki": "qwen_cpu.py"}
+"""The module in model/ that each variant is loaded from."""
+
+_PACKAGES = ("torch", "transformers", "numpy", "ml_dtypes", "snakemake")
+_NKI_DISTRIBUTIONS = ("nki", "neuronx-cc")
+
+
+def provenance() -> dict[str, Any]:
+    """Return commit, dirty flag, package versions and machine, as evaluation files hold them."""
+    return {**git_state(), "versions": versions(), "machine": machine()}
+
+
+def git_state(repository: Path = REPOSITORY) -> dict[str, Any]:
+    """Return {"commit": hash or None, "dirty": bool or None}.
+
+    `dirty` is true when a tracked file differs from the commit or a file is neither tracked nor
+    ignored. Where this is no git repository of its own, or git is not installed, both are None and
+    "commit_absent" says why.
+    """
+    try:
+        root = _git(repository, "rev-parse", "--show-toplevel")
+        if Path(root).resolve() != repository.resolve():
+            return _no_commit("the sources lie inside another repository, not in their own")
+        commit = _git(repository, "rev-parse", "--verify", "HEAD")
+        dirty = bool(_git(repository, "status", "--porcelain"))
+    except FileNotFoundError:
+        return _no_commit("git is not installed")
+    except subprocess.CalledProcessError:
+        return _no_commit("git finds no readable repository with a commit here")
+    return {"commit": commit, "dirty": dirty}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages in use; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        version = _version(package)
+        if version is not None:
+            found[package] = version
+    found["nki"] = nki_version()
+    return found
+
+
+def nki_version() -> str:
+    """Return "nki_sim" where `import nki` gives this project's simulator, else the SDK's version.
+
+    Nothing is imported to find out: the loader of what would be imported tells, or the name of
+    what was. Without either, "none".
+    """
+    spec = importlib.util.find_spec("nki")
+    if spec is None:
+        return "none"
+    if "nki_sim" in (spec.name.split(".")[0], type(spec.loader).__module__.split(".")[0]):
+        return "nki_sim"
+    return next((v for v in map(_version, _NKI_DISTRIBUTIONS) if v is not None), "unknown")
+
+
+def machine() -> dict[str, Any]:
+    """Return operating system, CPU model, usable cores and memory of this machine."""
+    described: dict[str, Any] = {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    memory_bytes = _memory_bytes()
+    if memory_bytes is not None:
+        described["memory_bytes"] = memory_bytes
+    return described
+
+
+def variant_sources(variant: str, repository: Path = REPOSITORY) -> dict[str, dict[str, str]]:
+    """Return {"kernels": {relative path: SHA-256}, "model_code": {...}} of what a variant runs.
+
+    These are the model's entry module and whatever it imports from model/ and kernels/, directly or
+    not, and for the variant "nki" the kernels' own files, which are loaded by name.
+    """
+    entries = [repository / "model" / MODEL_MODULES[variant]]
+    if variant == "nki":
+        from kernels.specs import SPECS
+
+        entries += [repository / "kernels" / spec.file for spec in SPECS.values()]
+    files = sorted(_with_imports(entries, repository))
+    hashes = {file.relative_to(repository).as_posix(): sha256_file(file) for file in files}
+    return {
+        part: {path: sha256 for path, sha256 in hashes.items() if path.startswith(f"{folder}/")}
+        for part, folder in (("kernels", "kernels"), ("model_code", "model"))
+    }
+
+
+def simulator_hash(repository: Path = REPOSITORY) -> str:
+    """Return one hash over all of the simulator's sources."""
+    folder = repository / "nki_sim"
+    return sha256_json(
+        {
+            file.relative_to(folder).as_posix(): sha256_file(file)
+            for file in sorted(folder.rglob("*.py"))
+        }
+    )
+
+
+def _with_imports(entries: Sequence[Path], repository: Path) -> set[Path]:
+    """Return `entries` and the files of this repository that they import, read from bytecode.
+
+    Only the repository is searched, so that torch and the like count as missing and cost nothing.
+    """
+    finder = ModuleFinder(path=[str(repository)])
+    for entry in entries:
+        finder.run_script(str(entry))
+    files = (getattr(module, "__file__", None) for module in finder.modules.values())
+    return {*entries, *(Path(file) for file in files if file)}
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    # Without that option, asking for the status would rewrite the index.
+    command = ["git", "--no-optional-locks", "-C", str(repository), *arguments]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return result.stdout.strip()
+
+
+def _no_commit(reason: str) -> dict[str, Any]:
+    return {"commit": None, "dirty": None, "commit_absent": reason}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    """Return the CPU's name from the kernel; platform.processor() is empty on most Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None

@@ -1,0 +1,220 @@
+"""A set of result files that fit together, with invented figures, for tests of the record."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.accuracy import compare_logits
+from evaluation.aggregation import aggregate
+from evaluation.artefact import VARIANTS, CompileSettings, artefact_inputs
+from evaluation.files import read_json, sha256_file, sha256_json, write_json
+from evaluation.prompts import Prompt, load_prompts
+from evaluation.provenance import variant_sources
+from kernels.specs import SPECS
+
+SETTINGS = {
+    "sequence_length": 640, "max_new_tokens": 8, "warmup_runs": 1, "timed_runs": 3,
+    "dtype": "float32", "seed": 0,
+}  # fmt: skip
+LAUNCHES = {name: 2 for name in SPECS}
+
+
+@dataclass
+class Results:
+    """Paths of all result files below one folder, and the configuration that they follow."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def model_manifest(self) -> Path:
+        return self.folder / "model_manifest.json"
+
+    def evaluation(self, variant: str, prompt: int) -> Path:
+        return self.folder / "evaluations" / variant / f"prompt_{prompt}.json"
+
+    def artefact(self, variant: str) -> Path:
+        return self.folder / "compiled" / variant / "manifest.json"
+
+    def kernel_test(self, name: str) -> Path:
+        return self.folder / "kernel_tests" / f"{name}.json"
+
+    def change(self, path: Path, keys: str, value: Any) -> None:
+        """Set a value, by keys separated by ">", in one of the files; None deletes it."""
+        content = read_json(path)
+        *outer, last = keys.split(">")
+        place = content
+        for key in outer:
+            place = place[key]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+        write_json(path, content)
+
+    def record(self, **changes: Any) -> dict[str, Any]:
+        """Aggregate the files."""
+        arguments: dict[str, Any] = {
+            "config": self.config,
+            "prompts": Path(self.config["evaluation"]["prompts"]),
+            "evaluations": sorted(self.folder.glob("evaluations/*/*.json")),
+            "artefacts": sorted(self.folder.glob("compiled/*/manifest.json")),
+            "kernel_tests": sorted(self.folder.glob("kernel_tests/*.json")),
+            "model_manifest": self.model_manifest,
+        }
+        return aggregate(**{**arguments, **changes})
+
+
+def make(folder: Path) -> Results:
+    """Write a complete set of files for two prompts."""
+    prompts_file = folder / "prompts.txt"
+    prompts_file.write_text("the first prompt\n\nthe second prompt\n")
+    results = Results(folder, _config(folder, prompts_file))
+    architecture = {"num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 8}
+    write_json(folder / "model" / "config.json", architecture)
+    files = {
+        "config.json": {
+            "sha256": sha256_file(folder / "model" / "config.json"),
+            "size_bytes": (folder / "model" / "config.json").stat().st_size,
+        }
+    }
+    manifest = {
+        "schema_version": 1,
+        "source": {"kind": "tiny", "seed": 0},
+        "files": files,
+        "sha256": sha256_json(files),
+    }
+    write_json(results.model_manifest, manifest)
+    for name in SPECS:
+        write_json(results.kernel_test(name), _kernel_test(name))
+    for variant in VARIANTS:
+        inputs = artefact_inputs(variant, manifest["sha256"], CompileSettings())
+        artefact = {"schema_version": 1, "key": sha256_json(inputs), "variant": variant}
+        write_json(results.artefact(variant), {**artefact, "inputs": inputs, "kernels": []})
+        for prompt in load_prompts(prompts_file):
+            evaluation = _evaluation(variant, prompt, manifest["sha256"], artefact["key"])
+            write_json(results.evaluation(variant, prompt.id), evaluation)
+    return results
+
+
+def _config(folder: Path, prompts_file: Path) -> dict[str, Any]:
+    return {
+        "team": {
+            "name": "T", "members": ["A", "B"], "email": None, "team_id": None, "member_id": None,
+        },
+        "backend": "simulator",
+        "platform_target": "trn2",
+        "model": {"path": str(folder / "model"), "dtype": "float32", "seed": 0},
+        "evaluation": {
+            "prompts": str(prompts_file),
+            **{key: value for key, value in SETTINGS.items() if key != "dtype"},
+            "divergence_difference_tolerance": 0.001,
+            "tolerance_map": {
+                "all": [1e-5, 0.05], "1000": [1e-5, 0.03], "50": [1e-5, 0.03], "5": [1e-5, 0.03],
+            },
+        },
+    }  # fmt: skip
+
+
+def _evaluation(variant: str, prompt: Prompt, model: str, artefact_key: str) -> dict[str, Any]:
+    rng = np.random.default_rng(prompt.id)
+    expected = rng.normal(0, 5, (8, 100)).astype(np.float32)
+    tokens = expected.argmax(axis=1)
+    logits_sha256 = f"{prompt.id}" * 64
+    evaluation: dict[str, Any] = {
+        "schema_version": 1,
+        "variant": variant,
+        "backend": "simulator",
+        "platform_target": "trn2",
+        "evaluated_at": f"2026-05-0{prompt.id + 1}T10:00:00Z",
+        "prompt": {
+            "id": prompt.id, "name": prompt.name, "sha256": prompt.sha256,
+            "input_tokens": 3, "output_tokens": 8,
+        },
+        "settings": dict(SETTINGS),
+        "host_time": {
+            "basis": "measured", "what": "wall time",
+            "end_to_end_s": [1.0, 1.5, 1.25],
+            "context_encoding_s": [0.25, 0.5, 0.25],
+            "token_generation_s": [[0.1, 0.2], [0.3, 0.1], [0.2, 0.2]],
+        },
+        "tokens": tokens.tolist(),
+        "text": "x",
+        "inputs": {
+            "model_manifest_sha256": model, "artefact_key": artefact_key,
+            **variant_sources(variant),
+        },
+        "provenance": {
+            "commit": None, "dirty": None, "versions": {"python": "3.11.7"},
+            "machine": {"platform": "Linux x86_64", "cpu": "a CPU", "cores": 2},
+        },
+    }  # fmt: skip
+    if variant == "baseline":
+        evaluation["logits"] = {"file": f"prompt_{prompt.id}.npz", "sha256": logits_sha256}
+        return evaluation
+    noise = rng.normal(0, 1e-6, expected.shape).astype(np.float32)
+    evaluation["accuracy"] = compare_logits(tokens, expected, expected + noise).to_dict()
+    evaluation["launches"] = {
+        phase: dict(LAUNCHES)
+        for phase in ("prefill", "decode_step", "expected_prefill", "expected_decode_step")
+    }
+    evaluation["fallbacks"] = []
+    evaluation["inputs"]["baseline_logits_sha256"] = logits_sha256
+    return evaluation
+
+
+def _kernel_test(name: str) -> dict[str, Any]:
+    errors = {"cases": 3, "max_abs_error": 1e-7, "max_ulp_error": 2}
+    result: dict[str, Any] = {"passed": True, "float32": errors, "bfloat16": dict(errors)}
+    if "bfloat16" not in SPECS[name].dtypes:
+        del result["bfloat16"]
+    result["refusals"] = 4
+    result["cost"] = {
+        "shapes": {"x": [1, 8]}, "dtype": "float32", "instructions": {"vector": 3, "dma": 2},
+        "macs": 0, "hbm_read_bytes": 32, "hbm_write_bytes": 32,
+        "sbuf_peak_bytes_per_partition": 64, "psum_peak_banks": 0,
+    }  # fmt: skip
+    return {"schema_version": 1, "kernels": {name: result}}
+
+
+def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) -> dict[str, Any]:
+    """Return the record as a device would have left it, every figure consistent."""
+    record = copy.deepcopy(record)
+    record |= {"backend": "neuron", "hardware": "AWS Trainium2", "neuron_sdk_version": "2.29"}
+    record["provenance"]["config"]["backend"] = "neuron"
+    record["provenance"]["config_sha256"] = sha256_json(record["provenance"]["config"])
+    totals = {"baseline": 0.0, "nki": 0.0}
+    bases = record["score_baselines"]["per_prompt"]
+    for prompt, base in zip(record["per_prompt_results"], bases, strict=False):
+        for side, speed, share in (("baseline", 1.0, 0.0), ("nki", gain, ratio)):
+            samples = [base["latency_ms"] / speed * factor for factor in (1.0, 1.01, 0.99)]
+            latency_ms = float(np.percentile(samples, 99))
+            throughput = 640e3 / float(np.mean(samples))
+            value = (
+                base["latency_ms"]
+                / latency_ms
+                * throughput
+                / base["throughput_tok_s"]
+                * (1 + share)
+            )
+            del prompt[side]["host_time"]
+            prompt[side] |= {
+                "latency": {"basis": "measured", "samples_ms": samples},
+                "latency_ms": latency_ms, "throughput_tok_s": throughput,
+                "nki_flops_ratio": share, "score": value,
+            }  # fmt: skip
+            totals[side] += value
+        scores = prompt["nki"]["score"], prompt["baseline"]["score"]
+        prompt["improvement_percent"] = 100 * (scores[0] / scores[1] - 1)
+    record["summary"] |= {
+        "baseline_total_score": totals["baseline"], "nki_total_score": totals["nki"],
+        "improvement_percent": 100 * (totals["nki"] / totals["baseline"] - 1),
+        "nki_flops_ratio": ratio,
+    }  # fmt: skip
+    record["absent"] = []
+    return record
