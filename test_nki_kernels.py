@@ -187,7 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"FAILED: {', '.join(failed)}" if failed else f"all {len(report)} kernels pass")
     if options.json:
         from evaluation.files import write_json
+        from evaluation.provenance import kernel_test_inputs
 
+        for name, entry in report.items():
+            entry["inputs"] = kernel_test_inputs(name)
         write_json(options.json, {"schema_version": SCHEMA_VERSION, "kernels": report})
     return 1 if failed else 0
 

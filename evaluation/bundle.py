@@ -35,8 +35,10 @@ PACKAGES = ("kernels", "model", "nki_sim")
 SINGLE_FILES = (
     "LICENSE",
     "test_nki_kernels.py",
-    "evaluation/__init__.py",  # with files.py: how test_nki_kernels.py --json writes its results
+    # How test_nki_kernels.py --json writes its results, and says what they depend on:
+    "evaluation/__init__.py",
     "evaluation/files.py",
+    "evaluation/provenance.py",
 )
 REQUIRED = (
     "kernels/nki_attention_kernels.py",

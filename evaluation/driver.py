@@ -34,6 +34,7 @@ from evaluation.flags import (
     VALIDATE,
 )
 from evaluation.prompts import Prompt
+from evaluation.provenance import nki_version
 from evaluation.scoring import ScoringError, load_baselines
 from evaluation.session import DriverError, LoadModel, Session, chosen_prompts, prepare
 
@@ -108,7 +109,9 @@ def _require_backend(options: Options) -> None:
         }
     else:
         what = "the simulator of the Neuron SDK"
-        wanted = {"the package nki of Neuron SDK 2.29 or newer": _has_package("nki")}
+        wanted = {
+            "the package nki of Neuron SDK 2.29 or newer": nki_version() not in ("nki_sim", "none")
+        }
     missing = [name for name, found in wanted.items() if not found]
     lacking = f" This machine lacks {', '.join(missing)}." if missing else ""
     raise DriverError(
@@ -119,13 +122,8 @@ def _require_backend(options: Options) -> None:
 
 
 def _has_package(name: str) -> bool:
-    """Whether a package can be imported; our own answer to `import nki` does not count."""
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        return False
-    # Before the import it is the simulator's finder that answers, after it the simulator's module.
-    ours = (spec.name, type(spec.loader).__module__)
-    return not any(origin.split(".")[0] == "nki_sim" for origin in ours)
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(name) is not None
 
 
 def _set_up_process(options: Options) -> None:

@@ -16,6 +16,7 @@ from evaluation.artefact import VARIANTS, CompileSettings, artefact_inputs, diff
 from evaluation.files import FileError, read_json, sha256_json
 from evaluation.problems import lookup
 from evaluation.prompts import Prompt
+from evaluation.provenance import kernel_test_inputs
 
 _SHARED_PARTS = {"evaluated_at", "prompt", "settings", "host_time", "inputs", "provenance"}
 _PARTS = {
@@ -147,6 +148,11 @@ def stale_kernel_tests(tests: Sequence[ResultFile], kernels: Sequence[str]) -> I
         for name, result in results.items():
             if lookup(result, "passed") is not True:
                 yield f"{file.path}: the test of {name} failed; mend the kernel and run it again"
+            elif name in kernels:
+                recorded = lookup(result, "inputs")
+                now = kernel_test_inputs(name)
+                for difference in differing(recorded if isinstance(recorded, dict) else {}, now):
+                    yield f"{file.path}: {difference}; test {name} again"
     for name in kernels:
         if found[name] != 1:
             yield f"kernel {name}: {found[name]} test results, expected one; test it"

@@ -108,6 +108,26 @@ def variant_sources(variant: str, repository: Path = REPOSITORY) -> dict[str, di
     }
 
 
+def kernel_test_inputs(kernel: str, repository: Path = REPOSITORY) -> dict[str, Any]:
+    """Return what the test of a kernel depends on: {"kernels": {path: SHA-256}, "nki": ...}.
+
+    "kernels" covers the kernel's file, its oracle, specs and verification with their imports; "nki"
+    is the simulator with the hash of its sources, or the SDK's version.
+    """
+    from kernels.specs import SPECS
+
+    folder = repository / "kernels"
+    files = sorted(
+        _with_imports([folder / SPECS[kernel].file, folder / "verification.py"], repository)
+    )
+    hashes = {file.relative_to(repository).as_posix(): sha256_file(file) for file in files}
+    nki = nki_version()
+    return {
+        "kernels": {path: sha256 for path, sha256 in hashes.items() if path.startswith("kernels/")},
+        "nki": f"{nki} {simulator_hash(repository)}" if nki == "nki_sim" else nki,
+    }
+
+
 def simulator_hash(repository: Path = REPOSITORY) -> str:
     """Return one hash over all of the simulator's sources."""
     folder = repository / "nki_sim"

@@ -74,6 +74,13 @@ def top8(probabilities: Tensor) -> tuple[Tensor, Tensor]:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     operation.__name__: operation
     for operation in (
-        rmsnorm, silu, softmax, add_rmsnorm, rope, router_softmax, top8, expert_aggregation,
+        rmsnorm,
+        silu,
+        softmax,
+        add_rmsnorm,
+        rope,
+        router_softmax,
+        top8,
+        expert_aggregation,
     )
 }

@@ -47,7 +47,10 @@ class KVCache:
 
     def __init__(self, config: Qwen3MoeConfig, capacity: int, dtype: torch.dtype) -> None:
         shape = (
-            config.num_hidden_layers, config.num_key_value_heads, capacity, config.head_dim,
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            capacity,
+            config.head_dim,
         )
         self.keys = torch.zeros(shape, dtype=dtype)
         self.values = torch.zeros(shape, dtype=dtype)

@@ -14,7 +14,7 @@ from evaluation.aggregation import aggregate
 from evaluation.artefact import VARIANTS, CompileSettings, artefact_inputs
 from evaluation.files import read_json, sha256_file, sha256_json, write_json
 from evaluation.prompts import Prompt, load_prompts
-from evaluation.provenance import variant_sources
+from evaluation.provenance import kernel_test_inputs, variant_sources
 from kernels.specs import SPECS
 
 SETTINGS = {
@@ -179,6 +179,7 @@ def _kernel_test(name: str) -> dict[str, Any]:
         "macs": 0, "hbm_read_bytes": 32, "hbm_write_bytes": 32,
         "sbuf_peak_bytes_per_partition": 64, "psum_peak_banks": 0,
     }  # fmt: skip
+    result["inputs"] = kernel_test_inputs(name)
     return {"schema_version": 1, "kernels": {name: result}}
 
 

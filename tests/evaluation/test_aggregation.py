@@ -183,6 +183,13 @@ def test_a_failed_or_missing_kernel_test_is_refused(results: Results) -> None:
     assert "kernel rope: 0 test results, expected one" in refused(results)
 
 
+def test_a_stale_kernel_test_is_refused(results: Results) -> None:
+    path = results.kernel_test("silu")
+    results.change(path, "kernels>silu>inputs>kernels>kernels/nki_kernels.py", "f" * 64)
+    assert "kernels: kernels/nki_kernels.py is ffffffffffff there" in refused(results)
+    assert "test silu again" in refused(results)
+
+
 def test_a_foreign_kernel_test_is_refused(results: Results) -> None:
     results.change(results.kernel_test("rope"), "kernels>other", {"passed": True})
     assert "kernel other: tested, but not among the kernels" in refused(results)

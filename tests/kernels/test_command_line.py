@@ -42,6 +42,8 @@ def test_report_holds_errors_refusals_and_cost(tmp_path: Path, capsys: Any) -> N
     assert rope["cost"]["instructions"]["vector"] > 0
     assert rope["cost"]["hbm_write_bytes"] == 32 * 128 * 4
     assert "bfloat16" not in top8
+    assert set(top8["inputs"]["kernels"]) >= {"kernels/nki_moe_kernels.py", "kernels/reference.py"}
+    assert "kernels/nki_attention_kernels.py" not in top8["inputs"]["kernels"]
     printed = capsys.readouterr().out
     assert "SKIP  declared for float32 only" in printed
     assert "all 2 kernels pass" in printed

@@ -116,6 +116,8 @@ def test_the_plain_operation_is_the_kernels(name, dtype):
     tolerance = spec.tolerances[dtype]
     for ours, oracle in zip(actual, expected, strict=True):
         np.testing.assert_allclose(
-            ours.double().numpy(), oracle.astype(np.float64),
-            rtol=2 * tolerance.rtol, atol=2 * tolerance.atol,
+            ours.double().numpy(),
+            oracle.astype(np.float64),
+            rtol=2 * tolerance.rtol,
+            atol=2 * tolerance.atol,
         )

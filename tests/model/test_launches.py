@@ -45,8 +45,14 @@ def test_no_kernel_is_left_out(phase):
 def test_the_real_models_launches():
     config = tiny.CONFIG | {"num_hidden_layers": 48, "num_experts": 128}
     assert expected_launches(config, "decode") == {
-        "rmsnorm": 97, "rope": 48, "softmax": 48, "add_rmsnorm": 96,
-        "router_softmax": 48, "top8": 48, "silu": 48, "expert_aggregation": 48,
+        "rmsnorm": 97,
+        "rope": 48,
+        "softmax": 48,
+        "add_rmsnorm": 96,
+        "router_softmax": 48,
+        "top8": 48,
+        "silu": 48,
+        "expert_aggregation": 48,
     }
 
 

@@ -116,7 +116,10 @@ def write_keys_one_late(model: Qwen3MoeCPU) -> None:
 
 
 WRONG_TOKENS = (
-    swap_gate_and_up, rotate_experts, swap_query_and_key_norms, change_rope_base,
+    swap_gate_and_up,
+    rotate_experts,
+    swap_query_and_key_norms,
+    change_rope_base,
     write_keys_one_late,
 )
 

@@ -20,14 +20,40 @@ from model import baseline, tiny
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 640  # tokens of prompt and answer together in the challenge
 FIELDS_OF_QWEN3_30B_A3B = {
-    "architectures", "attention_bias", "attention_dropout", "bos_token_id", "decoder_sparse_step",
-    "eos_token_id", "head_dim", "hidden_act", "hidden_size", "initializer_range",
-    "intermediate_size", "max_position_embeddings", "max_window_layers", "mlp_only_layers",
-    "model_type", "moe_intermediate_size", "norm_topk_prob", "num_attention_heads", "num_experts",
-    "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads", "output_router_logits",
-    "rms_norm_eps", "rope_scaling", "rope_theta", "router_aux_loss_coef", "sliding_window",
-    "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache",
-    "use_sliding_window", "vocab_size",
+    "architectures",
+    "attention_bias",
+    "attention_dropout",
+    "bos_token_id",
+    "decoder_sparse_step",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "max_window_layers",
+    "mlp_only_layers",
+    "model_type",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "num_attention_heads",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "output_router_logits",
+    "rms_norm_eps",
+    "rope_scaling",
+    "rope_theta",
+    "router_aux_loss_coef",
+    "sliding_window",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "use_sliding_window",
+    "vocab_size",
 }
 
 
@@ -46,7 +72,9 @@ def test_two_processes_in_two_folders_write_the_same_bytes(checkpoint, tmp_path)
         folder = tmp_path / name
         folder.mkdir()
         environment = os.environ | {
-            "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONHASHSEED": hash_seed,
+            "OMP_NUM_THREADS": threads,
         }
         subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
         written[name] = {p.name: p.read_bytes() for p in (folder / "out").iterdir()}
@@ -59,7 +87,10 @@ def test_another_seed_gives_other_weights_and_the_same_tokenizer(checkpoint, tmp
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     same = {name for name, data in written.items() if data == (checkpoint / name).read_bytes()}
     assert same == {
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
     }
 
 
