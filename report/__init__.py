@@ -1,0 +1,1 @@
+"""The technical report: figures, LaTeX source and PDF, all derived from one results record."""

@@ -1,0 +1,142 @@
+"""From a results record to LaTeX source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from evaluation.files import read_json, sha256_text, to_json, write_atomically
+from report import tex
+from report.facts import facts, top_k_entry
+from report.fields import Fields, MissingValue
+
+TEMPLATE = "technical_report.tex.j2"
+REPORT_DIR = Path(__file__).resolve().parent
+
+
+def render(
+    record: dict[str, Any], figures: Mapping[str, str], template_dir: Path = REPORT_DIR
+) -> str:
+    """Return the LaTeX source of the report on `record`.
+
+    `figures` maps each figure's name to its path as \\includegraphics finds it. The bibliography is
+    expected beside the source as references.bib. Raises MissingValue (naming the key) for a value
+    that the record lacks, and UntypesettableText (naming the field and the character) for text that
+    cannot be printed.
+    """
+    fields = Fields(record)
+    template = _environment(Path(template_dir)).get_template(TEMPLATE)
+    try:
+        return template.render(
+            r=fields,
+            f=facts(fields),
+            figures=Fields(dict(figures), "figures"),
+            record_sha256=sha256_text(to_json(record)),
+        )
+    except jinja2.UndefinedError as error:
+        raise MissingValue(f"{TEMPLATE}: {error.message}") from error
+
+
+def render_file(record_path: Path, figures_dir: Path, tex_path: Path) -> None:
+    """Write the report on the record at `record_path` to `tex_path`.
+
+    The source names the figures in `figures_dir` by their paths relative to itself.
+    """
+    from report.figures import FIGURES  # matplotlib is slow to import and only the names are needed
+
+    folder = Path(figures_dir).resolve().relative_to(Path(tex_path).resolve().parent)
+    figures = {name: (folder / f"{name}.pdf").as_posix() for name in FIGURES}
+    write_atomically(tex_path, render(read_json(record_path), figures))
+
+
+class _Environment(jinja2.Environment):
+    """Jinja for whom `record.items` is the record's value, not the dictionary's method."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return the member `attribute` of a JSON object, and otherwise what Jinja returns."""
+        return (
+            obj[attribute]
+            if isinstance(obj, Fields) and attribute in obj
+            else super().getattr(obj, attribute)
+        )
+
+
+def _environment(template_dir: Path) -> jinja2.Environment:
+    """Return an environment whose delimiters LaTeX never needs and whose output is escaped."""
+    environment = _Environment(
+        loader=jinja2.FileSystemLoader(template_dir),
+        block_start_string="((*",
+        block_end_string="*))",
+        variable_start_string="(((",
+        variable_end_string=")))",
+        comment_start_string="((#",
+        comment_end_string="#))",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        finalize=tex.finalize,
+    )
+    environment.filters |= {
+        "num": tex.num,
+        "fixed": tex.fixed,
+        "signed": tex.signed,
+        "qty": tex.qty,
+        "size": tex.size,
+        "code": tex.code,
+        "formula": tex.formula,
+        "basis": tex.basis,
+        "metadata": lambda text: tex.escape(text, breakable=False),
+        "digest": _digest,
+        "shape": _shape,
+        "words": _words,
+        "top_k": _top_k,
+        "path": tex.Tex,
+        "plain": lambda value, digits=3: tex.Tex(tex.rounded(value, digits)),
+        "plain_int": lambda value: tex.Tex(int(value)),
+        "plain_signed": lambda value: tex.Tex(f"{value:+.1f}"),
+    }
+    environment.globals |= {
+        "top_k_entry": top_k_entry,
+        "prompt_name": _prompt_name,
+        "count": _count,
+    }
+    return environment
+
+
+def _digest(sha256: str, length: int = 12) -> tex.Tex:
+    """Return the first characters of a hash or commit, in the typewriter font."""
+    return tex.Tex(rf"\texttt{{{tex.escape(sha256[:length])}}}")
+
+
+def _shape(shape: list[int]) -> tex.Tex:
+    r"""Return a tensor's shape as mathematics, for example $640 \times 2048$."""
+    return tex.Tex("$" + r" \times ".join(str(int(extent)) for extent in shape) + "$")
+
+
+def _words(items: list[Any], separator: str = ", ") -> tex.Tex:
+    """Return a list as text: "a", "a and b", "a, b and c"; another separator goes throughout."""
+    parts = [tex.finalize(item) for item in items]
+    if len(parts) < 2 or separator != ", ":
+        return tex.Tex(separator.join(parts))
+    return tex.Tex(", ".join(parts[:-1]) + " and " + parts[-1])
+
+
+def _count(number: int, noun: str) -> tex.Tex:
+    """Return "1 prompt" or "5 prompts", kept on one line."""
+    return tex.Tex(f"{tex.num(number)}~{tex.escape(noun)}{'' if number == 1 else 's'}")
+
+
+def _top_k(key: str) -> tex.Tex:
+    """Return the name of a set of most likely tokens, as the tolerance map's keys give it."""
+    return tex.Tex("all tokens" if key == "all" else f"top {tex.num(int(key))}")
+
+
+def _prompt_name(prompts: list[Fields], prompt_id: int) -> str:
+    """Return the name of a prompt, or its number when the run did not include it."""
+    names: list[str] = [prompt["name"] for prompt in prompts if prompt["prompt_id"] == prompt_id]
+    return names[0] if names else f"prompt {prompt_id}"

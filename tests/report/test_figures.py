@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from sample_record import simulator_record
+
+from evaluation.files import write_json
+from report.fields import Fields
+from report.figures import COLUMN_IN, FIGURES, STYLE, plot
+
+
+def drawn(name: str, record: dict[str, Any]) -> Figure:
+    with matplotlib.rc_context(STYLE):
+        figure = FIGURES[name](Fields(record))
+        FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def texts(figure: Figure) -> list[Text]:
+    """Every text but the numbers at ticks, of which Matplotlib keeps some that it never draws."""
+    found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text().strip())
+    return [
+        text for text in found if isinstance(text, Text) and "mathdefault" not in text.get_text()
+    ]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_fits_a_column_in_legible_type(name: str, record: dict[str, Any]) -> None:
+    figure = drawn(name, record)
+    assert figure.get_size_inches()[0] == COLUMN_IN
+    assert min(float(text.get_fontsize()) for text in texts(figure)) >= 7
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut_off(name: str, record: dict[str, Any]) -> None:
+    figure = drawn(name, record)
+    edge = figure.bbox
+    for text in texts(figure):
+        box = text.get_window_extent()
+        visible = text.get_visible() and box.width > 0
+        assert not visible or (box.x0 >= edge.x0 - 1 and box.x1 <= edge.x1 + 1), text.get_text()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_record_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    record_path = tmp_path / "record.json"
+    write_json(record_path, simulator_record())
+    for folder in ("a", "b"):
+        plot(name, record_path, tmp_path / folder / "f.pdf", tmp_path / folder / "f.png")
+    for suffix in ("pdf", "png"):
+        first, second = ((tmp_path / folder / f"f.{suffix}").read_bytes() for folder in ("a", "b"))
+        assert first == second
+    assert b"CreationDate" not in (tmp_path / "a" / "f.pdf").read_bytes()
+    assert (tmp_path / "a" / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_show_the_recorded_values() -> None:
+    record = simulator_record()
+    axes = drawn("kernel_errors", record).axes[0]
+    shown = {float(x) for line in axes.lines for x in np.atleast_1d(np.asarray(line.get_xdata()))}
+    for kernel in record["nki_kernels_implemented"]:
+        assert kernel["validation"]["float32"]["max_abs_error"] in shown
+    labels = [text.get_text() for text in drawn("kernel_work", record).axes[0].texts]
+    counts = [kernel["cost"]["instructions"] for kernel in record["nki_kernels_implemented"]]
+    assert labels == [str(sum(count.values())) for count in counts]
+
+
+def test_zeros_stand_on_a_logarithmic_axis() -> None:
+    record = simulator_record()
+    for prompt in record["per_prompt_results"]:
+        prompt["nki"]["accuracy"]["max_abs_logit_error"] = 0.0
+        for entry in prompt["nki"]["accuracy"]["top_k"]:
+            entry["worst_relative_error"] = 0.0
+    for kernel in record["nki_kernels_implemented"]:
+        for dtype in {"float32", "bfloat16"} & kernel["validation"].keys():
+            kernel["validation"][dtype]["max_abs_error"] = 0.0
+    for name in FIGURES:
+        for axes in drawn(name, record).axes:
+            low, high = axes.get_xlim()
+            shown = [x for line in axes.lines for x in np.atleast_1d(np.asarray(line.get_xdata()))]
+            assert all(low <= float(x) <= high for x in shown)
+
+
+def test_mathematics_in_names_is_text() -> None:
+    record = simulator_record()
+    record["per_prompt_results"][0]["name"] = r"$\frac$ {} _^ $x$"
+    record["per_prompt_results"][1]["name"] = "$" * 300
+    drawn("accuracy_margin", record)
+
+
+def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown figure 'pie'; known: accuracy_margin"):
+        plot("pie", tmp_path / "r.json", tmp_path / "f.pdf", tmp_path / "f.png")
