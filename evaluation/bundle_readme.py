@@ -46,8 +46,8 @@ def _team(team: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"- **Team name**: {_text(team['name'])}",
-            f"- **Members**: {_text(', '.join(team['members']))}",
-            f"- **Email**: {_text(team['email'])}",
+            f"- **Members**: {_text(', '.join(team['members']) or 'none named')}",
+            f"- **Email**: {_text(team['email'] or 'none given')}",
         ]
     )
 

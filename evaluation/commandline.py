@@ -76,7 +76,7 @@ class Options:
     prompt_id: int | None
     prompts_file: Path
     seq_len: int
-    max_new_tokens: int
+    max_new_tokens: int | None
     batch_size: int
     divergence_difference_tol: float
     tol_map: ToleranceMap | None
@@ -345,11 +345,9 @@ def _lengths(request: Request) -> Problems:
         )
     if new_tokens == 1 and request.mode in flags.EVALUATE:
         yield "--max-new-tokens 1 leaves no decode step to measure; ask for 2 or more"
-    checked = request["num_tokens_to_check"]
-    if checked and new_tokens is not None and checked > new_tokens:
-        yield (
-            f"--num-tokens-to-check {checked} is more than --max-new-tokens {new_tokens} generates"
-        )
+    checked, most = request["num_tokens_to_check"], new_tokens or length - 1
+    if checked and checked > most:
+        yield f"--num-tokens-to-check {checked} is more than the {most} tokens generated at most"
 
 
 def _backend(request: Request) -> Problems:

@@ -159,8 +159,9 @@ def generate(session: Session) -> int:
     prepare(session)
     model = session.load(options.variant)
     for prompt, input_ids in zip(_each(session, prompts), encoded, strict=True):
-        session.progress(f"{options.max_new_tokens} tokens after {len(input_ids)}")
-        tokens = model.generate(input_ids, options.max_new_tokens).tokens.tolist()
+        count = session.settings.new_tokens(len(input_ids))
+        session.progress(f"{count} tokens after {len(input_ids)}")
+        tokens = model.generate(input_ids, count).tokens.tolist()
         text = session.tokenizer.decode(
             _until_end(tokens, options.model_path), skip_special_tokens=True
         )
@@ -211,7 +212,7 @@ def _compare(
     import torch
 
     options = session.options
-    count = options.num_tokens_to_check or options.max_new_tokens
+    count = options.num_tokens_to_check or session.settings.new_tokens(len(input_ids))
     session.progress(f"baseline, {count} tokens")
     expected = baseline.generate(input_ids, count)
     session.progress(f"nki, {count} tokens")
@@ -373,7 +374,7 @@ class Candidate:
             entry["top_k"]: (entry["absolute_tolerance"], entry["relative_tolerance"])
             for entry in accuracy["top_k"]
         }
-        checked = rule.tokens_to_check or self._session.settings.max_new_tokens
+        checked = rule.tokens_to_check or found["prompt"]["output_tokens"]
         return bool(
             accuracy["tokens_checked"] == checked
             and found["inputs"]["baseline_logits_sha256"] == reference_sha256

@@ -65,14 +65,22 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run. Lengths are in tokens; `sequence_length` bounds prompt and generated tokens."""
+    """What is run. Lengths are in tokens.
+
+    `sequence_length` bounds prompt and output together; without `max_new_tokens` the output fills
+    it, as in the challenge.
+    """
 
     sequence_length: int = 640
-    max_new_tokens: int = 32
+    max_new_tokens: int | None = None
     warmup_runs: int = 1
     timed_runs: int = 3
     dtype: str = "float32"
     seed: int = 0
+
+    def new_tokens(self, prompt_tokens: int) -> int:
+        """Return how many tokens are generated after a prompt of `prompt_tokens`."""
+        return self.max_new_tokens or self.sequence_length - prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ def evaluate_prompt(
     Raises EvaluationError for a prompt that is too long, a foreign or missing baseline, runs that
     disagree with each other, and launches that differ from what the architecture demands.
     """
-    if settings.max_new_tokens < 2:
+    if settings.max_new_tokens is not None and settings.max_new_tokens < 2:
         raise EvaluationError("max_new_tokens must be at least 2: one decode step is measured")
     is_nki = subject.variant == "nki"
     reference = None
@@ -173,7 +181,7 @@ def encode(tokenizer: Any, prompt: Prompt, settings: Settings) -> torch.Tensor:
     import torch
 
     ids = tokenizer(prompt.text, add_special_tokens=True)["input_ids"]
-    room = settings.sequence_length - settings.max_new_tokens
+    room = settings.sequence_length - (settings.max_new_tokens or 2)  # a decode step is measured
     if not 0 < len(ids) <= room:
         raise EvaluationError(
             f"prompt {prompt.id} ({prompt.name}) has {len(ids)} tokens; with sequence_length "
@@ -240,11 +248,12 @@ def _measure(
     model: Model, input_ids: torch.Tensor, settings: Settings, is_nki: bool, progress: Progress
 ) -> _Run:
     counts: list[Counter[str]] = []
+    new_tokens = settings.new_tokens(len(input_ids))
 
     def generate() -> Generation:
         if not is_nki:
-            return model.generate(input_ids, settings.max_new_tokens)
-        result, launched = _counted(lambda: model.generate(input_ids, settings.max_new_tokens))
+            return model.generate(input_ids, new_tokens)
+        result, launched = _counted(lambda: model.generate(input_ids, new_tokens))
         counts.append(launched)
         return result
 

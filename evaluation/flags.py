@@ -269,8 +269,8 @@ PROMPTS = Group("prompts and lengths", (
          "room for"),
     Flag("--max-length", _COUNT, None, "another name for --seq-len in the challenge's driver, "
          "which makes them equal; must not differ from it"),
-    Flag("--max-new-tokens", _COUNT, 32, "tokens to generate", device_default=None,
-         shown="32; on neuron what --seq-len leaves after the prompt"),
+    Flag("--max-new-tokens", _COUNT, None, "tokens to generate",
+         shown="what --seq-len leaves after the prompt"),
     Flag("--batch-size", _COUNT, 1, "sequences at once; CPU backends: 1, prompts take turns"),
 ))  # fmt: skip
 

@@ -185,6 +185,8 @@ def token_counts(record: Any) -> Iterator[Problem]:
                 rule, found = "prompt and output fit the sequence", f"{given} + {made}"
                 yield Problem(f"{prompt}.output_tokens", rule, f"at most {length}", found)
         asked = number(record, "test_configuration.max_new_tokens")
+        if asked is None and length is not None and given is not None:
+            asked = length - given  # the output fills the sequence
         if asked is not None:
             path = f"{prompt}.output_tokens"
             yield from _equals(record, path, "as many tokens as asked", asked)

@@ -95,7 +95,7 @@ def test_defaults_of_the_simulator() -> None:
         mode="generate", enable_nki=False, backend="simulator", platform_target="trn2",
         torch_dtype="float32", seed=0, model_path=Path("m"), compiled_model_path=Path("c"),
         skip_compile=False, prompts=None, prompt_id=None, prompts_file=DEFAULT_PROMPTS_FILE,
-        seq_len=640, max_new_tokens=32, batch_size=1, divergence_difference_tol=0.001,
+        seq_len=640, max_new_tokens=None, batch_size=1, divergence_difference_tol=0.001,
         tol_map=None, num_tokens_to_check=None, baseline_path=None, warmup_runs=1, timed_runs=3,
         output=None, resume=False, base_latency=None, base_throughput=None, team_id=None,
         member_id=None, verbose=False, quiet=False, device={},
@@ -201,7 +201,9 @@ REFUSED = {
     "other backend": ("--mode generate --backend neurn", "did you mean neuron?"),
     "max length": ("--mode generate --max-length 512", "differs from --seq-len 640"),
     "no room": ("--mode generate --max-new-tokens 640", "leaves no room for a prompt"),
-    "checks too many": ("--mode validate --num-tokens-to-check 33", "--max-new-tokens 32"),
+    "checks too many": ("--mode validate --max-new-tokens 32 --num-tokens-to-check 33", "the 32 tokens generated"),
+    "checks more than the sequence": (
+        "--mode validate --seq-len 64 --num-tokens-to-check 64", "the 63 tokens generated"),
     "no timed run": (
         "--mode evaluate_all --timed-runs 0", "--timed-runs: expected a whole number >= 1"),
     "half a baseline": (

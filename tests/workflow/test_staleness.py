@@ -1,0 +1,161 @@
+"""Which jobs run after which change: the real rules, on a finished checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+
+import pytest
+from checkout import Checkout, touch
+
+from kernels.specs import SPECS
+from report.figures import FIGURES
+
+PROMPTS = range(5)
+BASELINES = {f"evaluate_baseline {i}" for i in PROMPTS}
+NKI = {f"evaluate_nki {i}" for i in PROMPTS}
+FIGURE_JOBS = {f"plot_figure {name}" for name in FIGURES}
+TESTS = {f"test_kernel {name}" for name in SPECS}
+ARCHIVE = {"archive", "verify_archive"}
+PDF = {"build_pdf"} | ARCHIVE
+REPORT = FIGURE_JOBS | {"render_report"} | PDF
+RECORD = {"aggregate_results"} | REPORT
+COMPILED = {"compile_baseline", "compile_nki"}
+WITH_KERNELS = {"compile_nki"} | NKI | RECORD
+EVERYTHING = {"make_tiny_model"} | COMPILED | BASELINES | TESTS | WITH_KERNELS
+
+
+def line(text: str) -> Callable[[str], str]:
+    """The change of appending a line."""
+    return lambda content: f"{content}{text}\n"
+
+
+def value(key: str, new: str) -> Callable[[str], str]:
+    """The change of a value in config.yaml."""
+    return lambda content: re.sub(rf"(?m)^( *{key}: ).*$", rf"\g<1>{new}", content, count=1)
+
+
+def replace(old: str, new: str) -> Callable[[str], str]:
+    return lambda content: content.replace(old, new, 1)
+
+
+CODE, COMMENT = line("CHANGED = True"), line("# a comment")
+CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
+    "a kernel": (
+        "kernels/nki_attention_kernels.py", CODE, {"test_kernel rope"} | WITH_KERNELS),
+    "a kernel's comment": (
+        "kernels/nki_moe_kernels.py", COMMENT,
+        {f"test_kernel {name}" for name in ("router_softmax", "top8", "expert_aggregation")}
+        | WITH_KERNELS),
+    "what all kernels share": ("kernels/nki_common.py", CODE, TESTS | WITH_KERNELS),
+    "an oracle": ("kernels/reference.py", CODE, TESTS | WITH_KERNELS),
+    "the comparison with the oracles": ("kernels/verification.py", CODE, TESTS | RECORD),
+    "a layer of the model": ("model/layers.py", CODE, WITH_KERNELS),
+    "the model with kernels": ("model/qwen_cpu.py", CODE, WITH_KERNELS),
+    "the baseline": ("model/baseline.py", CODE, {"compile_baseline"} | BASELINES | NKI | RECORD),
+    "the tiny checkpoint": ("model/tiny.py", CODE, EVERYTHING - TESTS),
+    "the tokenizer's corpus": ("model/tiny_corpus.txt", line("x"), EVERYTHING - TESTS),
+    "the download, which is only archived": ("model/fetch.py", CODE, ARCHIVE),
+    "a module of the simulator": ("nki_sim/errors.py", CODE, TESTS | WITH_KERNELS),
+    "the score": ("evaluation/scoring.py", CODE, RECORD),
+    "the rule of accuracy": ("evaluation/accuracy.py", CODE, BASELINES | NKI | RECORD),
+    "the validator of records": ("evaluation/records.py", CODE, RECORD),
+    "the schema of records": ("workflow/schemas/benchmark_results.schema.json", line(""), RECORD),
+    "the published baselines": ("config/baselines.yaml", COMMENT, RECORD),
+    "the figures": ("report/figures.py", CODE, REPORT),
+    "the template": ("report/technical_report.tex.j2", line("%"), {"render_report"} | PDF),
+    "the bibliography": ("report/references.bib", line("%"), PDF),
+    "the typesetting": ("report/build.py", CODE, PDF),
+    "a rule's program": ("workflow/scripts/plot_figure.py", COMMENT, REPORT - {"render_report"}),
+    "prompt 3": (
+        "config/prompts.txt", replace("map is not", "map is never"),
+        {"evaluate_baseline 3", "evaluate_nki 3"} | RECORD),
+    "a new prompt": (
+        "config/prompts.txt", line("\nOne more."),
+        {"evaluate_baseline 5", "evaluate_nki 5"} | RECORD),
+    "the space around prompts": ("config/prompts.txt", line("\n\n"), RECORD),
+    "the team's name": ("config/config.yaml", value("name", "Team $1 {x} 'é'"), RECORD),
+    "timed_runs": ("config/config.yaml", value("timed_runs", "4"), BASELINES | NKI | RECORD),
+    "max_new_tokens": (
+        "config/config.yaml", value("max_new_tokens", "16"), BASELINES | NKI | RECORD),
+    "the tolerance": (
+        "config/config.yaml", value("divergence_difference_tolerance", "0.002"), NKI | RECORD),
+    "platform_target": (
+        "config/config.yaml", value("platform_target", "trn3"),
+        EVERYTHING - {"make_tiny_model"}),
+    "the checkpoint's seed": (
+        "config/config.yaml", replace("dtype: float32\n  seed: 0", "dtype: float32\n  seed: 1"),
+        EVERYTHING - TESTS),
+    "a comment in the configuration": ("config/config.yaml", COMMENT, set()),
+    "the Neuron interpreter": ("config/config.yaml", value("python", "/bin/sh"), set()),
+    "a comment in the Snakefile": ("Snakefile", COMMENT, set()),
+    "a comment in a rule": ("workflow/rules/evaluate.smk", COMMENT, set()),
+    "documentation": ("README.md", line("x"), set()),
+    **{
+        f"{file}, touched": (file, touch, set())
+        for file in (
+            "kernels/nki_kernels.py", "main.py", "workflow/scripts/render_report.py", "Snakefile",
+            "workflow/rules/common.smk", "report/technical_report.tex.j2", "config/config.yaml",
+            "config/prompts.txt", "nki_sim/errors.py", "results/model_manifest.json",
+            "results/evaluations/nki/prompt_0.json", "results/benchmark_results.json",
+        )
+    },
+}  # fmt: skip
+
+DELETIONS: dict[str, set[str]] = {
+    "results/benchmark_results.json": RECORD,
+    "report/figures/{figure}.png": {"plot_figure {figure}"} | PDF,
+    "report/technical_report.tex": set(),
+    "report/technical_report.pdf": PDF,
+    "results/evaluations/nki/prompt_2.json": set(),
+    "results/model/model.safetensors": set(),
+}
+"""What of the results is deleted. An intermediate that nobody asked for comes back when needed."""
+
+
+def test_nothing_is_stale_in_a_finished_checkout(finished: Checkout) -> None:
+    assert finished.stale() == set()
+
+
+def test_everything_is_stale_in_a_fresh_one(fresh: Checkout) -> None:
+    assert fresh.stale() == EVERYTHING
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_makes_exactly_these_jobs_stale(finished: Checkout, change: str) -> None:
+    file, edit, expected = CHANGES[change]
+    with finished.changed(file, edit):
+        assert finished.stale() == set(expected)
+
+
+def test_a_source_with_other_content_and_an_old_date_is_noticed(finished: Checkout) -> None:
+    """So looks a file that was edited while its job ran, or unpacked from an archive."""
+    for file, jobs in {
+        "nki_sim/errors.py": TESTS | WITH_KERNELS,
+        "report/technical_report.tex.j2": {"render_report"} | PDF,
+    }.items():
+        with finished.changed(file, line("# other")):
+            os.utime(finished.path / file, (1e9, 1e9))
+            assert finished.stale() == jobs
+
+
+@pytest.mark.parametrize("file", DELETIONS)
+def test_a_deleted_product_makes_exactly_these_jobs_stale(finished: Checkout, file: str) -> None:
+    figure = next(iter(FIGURES))
+    path, expected = finished.path / file.format(figure=figure), DELETIONS[file]
+    aside = path.with_name("aside")
+    os.rename(path, aside)
+    try:
+        assert finished.stale() == {job.format(figure=figure) for job in expected}
+    finally:
+        os.rename(aside, path)
+
+
+@pytest.mark.parametrize(
+    "override", ["backend=simulator", "platform_target=trn2"], ids=lambda text: text
+)
+def test_an_override_with_the_same_value_makes_nothing_stale(
+    finished: Checkout, override: str
+) -> None:
+    assert finished.stale("--config", override) == set()

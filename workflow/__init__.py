@@ -1,0 +1,1 @@
+"""The pipeline: what its rules need beside Snakemake."""

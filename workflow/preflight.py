@@ -1,0 +1,112 @@
+"""What a run will need that this machine may lack, checked before the first job."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+TEX_PACKAGES = (
+    "latexmk texlive-latex-recommended texlive-latex-extra texlive-science texlive-pictures lmodern"
+)
+TEX_FILES = (
+    "siunitx.sty",
+    "booktabs.sty",
+    "microtype.sty",
+    "hyperref.sty",
+    "lmodern.sty",
+    "enumitem.sty",
+)
+INSTALL_TEX = f"apt-get install --no-install-recommends {TEX_PACKAGES}"
+
+NEURON_PACKAGES = {
+    "neuron": ("torch-neuronx", "neuronx-distributed-inference", "nki"),
+    "neuron-simulator": ("nki",),
+}
+"""Distributions that a backend needs, as pip names them."""
+
+_MISSING = """
+import importlib.metadata, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        print(name)
+"""
+
+
+class PreflightError(RuntimeError):
+    """A run that could not end well; nothing has been started."""
+
+
+def require_tex() -> None:
+    """Raise PreflightError, with the command that helps, unless the report can be typeset."""
+    if shutil.which("latexmk") is None:
+        missing = ["latexmk"]
+    else:
+        missing = [name for name in TEX_FILES if not _known_to_tex(name)]
+    if missing:
+        raise PreflightError(
+            f"the PDF cannot be built: {', '.join(missing)} not found. As root:\n"
+            f"  {INSTALL_TEX}\n"
+            "Everything but the PDF can be built without: ask for results/benchmark_results.json."
+        )
+
+
+def require_sdk(backend: str, python: str) -> None:
+    """Raise PreflightError unless `python` has what the backend needs of the Neuron SDK."""
+    wanted = NEURON_PACKAGES.get(backend, ())
+    if not wanted:
+        return
+    asked = subprocess.run([python, "-c", _MISSING, *wanted], capture_output=True, text=True)
+    if asked.returncode or asked.stdout:
+        lacking = ", ".join(asked.stdout.split()) or asked.stderr.strip()
+        raise PreflightError(
+            f"backend {backend} needs the Neuron SDK, and {python} lacks: {lacking}. Set "
+            "neuron.python in config/config.yaml to the interpreter of a Neuron environment (on "
+            "AWS's images /opt/aws_neuronx_venv_pytorch_*_nxd_inference/bin/python), or use "
+            "backend: simulator."
+        )
+
+
+def require_quiet(lock: Path) -> None:
+    """Raise PreflightError while a job of an earlier, killed run is still at work.
+
+    Every job holds a shared lock on the file `lock` for as long as a process of it lives.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PreflightError(
+                "a job of an earlier run that was killed is still working in this folder, and "
+                "both would write the same files. Wait for it, or end it: "
+                f"kill {' '.join(_holders(lock)) or '(processes of another user)'}"
+            ) from None
+
+
+def require(rules: Collection[str], backend: str, python: str, lock: Path) -> None:
+    """Check what the jobs of these rules need; raises PreflightError."""
+    require_quiet(lock)
+    if "build_pdf" in rules:
+        require_tex()
+    require_sdk(backend, python)
+
+
+def _holders(lock: Path) -> list[str]:
+    """Return the processes that have the file open, as far as this user may see them (Linux)."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == lock.resolve():
+                found.add(link.parts[2])
+    return sorted(found - {str(os.getpid())}, key=int)
+
+
+def _known_to_tex(file: str) -> bool:
+    return subprocess.run(["kpsewhich", file], capture_output=True).returncode == 0

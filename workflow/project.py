@@ -1,0 +1,122 @@
+"""What the rules are made from: the files of each program, the kernels, prompts and figures."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from evaluation.bundle import PACKAGES, SINGLE_FILES
+from evaluation.files import sha256_file, sha256_json
+from evaluation.prompts import load_prompts
+from evaluation.provenance import MODEL_MODULES, versions
+from kernels.specs import SPECS
+from workflow.imports import closure, module_name
+
+ROOT = Path(__file__).resolve().parents[1]
+
+READS = {
+    "evaluation/aggregation.py": "config/baselines.yaml",
+    "evaluation/records.py": "workflow/schemas/benchmark_results.schema.json",
+    "model/tiny.py": "model/tiny_corpus.txt",
+}
+"""Data files of the project that modules read: an edit there counts like one of the module."""
+
+_ONLY_PRINTS = ("evaluation.console", "evaluation.scoring")
+WITHOUT = {
+    "compile": (*_ONLY_PRINTS, "evaluation.accuracy", "evaluation.evaluate", "evaluation.prompts"),
+    "evaluate": _ONLY_PRINTS,
+    "baseline": ("kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.launches"),
+    "nki": ("model.baseline",),
+}
+"""Modules that main.py imports somewhere, but whose code does nothing for the result of a step or
+of a variant. Scores are only shown by main.py; the record computes them anew."""
+
+
+def program_files(*programs: str, without: Iterable[str] = ()) -> list[str]:
+    """Return the import closure of programs (see workflow.imports) and the data that it reads."""
+    modules = closure(ROOT, *programs, without=without)
+    return sorted({*modules, *(READS[module] for module in modules if module in READS)})
+
+
+def driver_files(step: str, variant: str) -> list[str]:
+    """Return what the result of main.py depends on when it compiles or evaluates a variant."""
+    programs = ["main.py", f"model/{MODEL_MODULES[variant]}"]
+    without = [*WITHOUT[step], *WITHOUT[variant]]
+    if variant == "baseline":
+        return program_files(*programs, without=without)
+    own = program_files(*programs, *kernel_sources(), without=without)
+    return sorted({*own, *simulator_files()})
+
+
+def kernel_test_files(kernel: str) -> list[str]:
+    """Return what the test of one kernel consists of: of the kernels, what its own file imports."""
+    harness = program_files("test_nki_kernels.py", without=map(module_name, kernel_sources()))
+    own = program_files(kernel_files()[kernel])
+    return sorted({*harness, *own, *simulator_files()})
+
+
+def kernel_files() -> dict[str, str]:
+    """Return {name of a kernel: its file, relative to the repository}."""
+    return {name: f"kernels/{Path(spec.file).name}" for name, spec in SPECS.items()}
+
+
+def kernel_sources() -> list[str]:
+    """Return the files in kernels/ that hold NKI code."""
+    return sorted(f"kernels/{file.name}" for file in (ROOT / "kernels").glob("nki_*.py"))
+
+
+def simulator_files() -> list[str]:
+    """Return every file of the simulator: `import nki` may load any of them."""
+    return _files("nki_sim")
+
+
+def submission_files() -> list[str]:
+    """Return the files that the submission archive may hold, beside report and results."""
+    inside = [file for package in PACKAGES for file in _files(package)]
+    return sorted([*SINGLE_FILES, *inside])
+
+
+def content_sha256(files: Iterable[str]) -> str:
+    """Return one hash over the paths and contents of files of the repository."""
+    return sha256_json({file: _sha256(file) for file in files})
+
+
+def prompt_hashes(path: str) -> dict[str, str]:
+    """Return {position of a prompt: SHA-256 of its text}; PromptError for an unusable file."""
+    return {str(prompt.id): prompt.sha256 for prompt in load_prompts(ROOT / path)}
+
+
+def figure_names() -> list[str]:
+    """Return the keys of `report.figures.FIGURES`, without importing matplotlib for them."""
+    source = ROOT / "report" / "figures.py"
+    for node in ast.parse(source.read_bytes(), filename=str(source)).body:
+        target = getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id == "FIGURES":
+            table = getattr(node, "value", None)
+            assert isinstance(table, ast.Dict), f"{source}: FIGURES is to be a dict display"
+            return [ast.literal_eval(key) for key in table.keys if key is not None]
+    raise LookupError(f"{source}: no FIGURES: dict[...] = {{...}} at the top level")
+
+
+def environment() -> dict[str, str]:
+    """Return the versions of what computes the results in this interpreter's environment."""
+    return {name: version for name, version in versions().items() if name != "nki"}
+
+
+def flags(**values: object) -> str:
+    """Return `--name=value` for each value that is set, quoted for a shell."""
+    words = (f"--{n.replace('_', '-')}={value}" for n, value in values.items() if value is not None)
+    return shlex.join(words)
+
+
+@cache
+def _sha256(file: str) -> str:
+    return sha256_file(ROOT / file)
+
+
+def _files(folder: str) -> list[str]:
+    files = (file for file in (ROOT / folder).rglob("*") if "__pycache__" not in file.parts)
+    return sorted(file.relative_to(ROOT).as_posix() for file in files if file.is_file())

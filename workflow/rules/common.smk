@@ -1,0 +1,122 @@
+# Settings and helpers that the rules share. Whatever need not know Snakemake is plain Python in workflow/*.py.
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# The repository comes first, also before an installed package that has the name of one of ours (`kernels` is on PyPI).
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+
+from workflow.config import complete, record_of
+from workflow.preflight import PreflightError, require
+from workflow.project import (
+    content_sha256,
+    driver_files,
+    environment,
+    figure_names,
+    flags,
+    kernel_files,
+    kernel_test_files,
+    program_files,
+    prompt_hashes,
+    submission_files,
+)
+
+if Path.cwd() != ROOT.resolve():
+    raise WorkflowError(f"The workflow runs in its own folder. First: cd {ROOT}")
+if set("{}") & set(str(ROOT)):
+    raise WorkflowError(
+        f"Snakemake takes braces in a path for wildcards. Move this folder: {ROOT}"
+    )
+
+try:
+    config.update(complete(config, ROOT))
+    PROMPTS = prompt_hashes(config["evaluation"]["prompts"])
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+MODEL_MANIFEST = "results/model_manifest.json"
+JOBS_LOCK = ".snakemake/jobs.lock"
+VARIANTS = ["baseline", "nki"]
+KERNELS = kernel_files()
+FIGURES = figure_names()
+FIGURE_FILES = expand(
+    "report/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
+)
+
+# The steps that touch the model or the kernels run where the backend is; everything else runs beside Snakemake.
+ON_CPU = config["backend"] == "simulator"
+MODEL_PYTHON = (
+    sys.executable if ON_CPU else config["neuron"]["python"] or sys.executable
+)
+
+# Flags of main.py. Each rule carries, as `params`, those that its result depends on; no others can rerun it.
+MODEL_FLAGS = flags(
+    backend=config["backend"],
+    platform_target=config["platform_target"],
+    model_path=config["model"]["path"],
+    torch_dtype=config["model"]["dtype"],
+)
+EVALUATION_FLAGS = flags(
+    seq_len=config["evaluation"]["sequence_length"],
+    max_new_tokens=config["evaluation"]["max_new_tokens"],
+    warmup_runs=config["evaluation"]["warmup_runs"],
+    timed_runs=config["evaluation"]["timed_runs"],
+    seed=config["evaluation"]["seed"],
+)
+ACCURACY_FLAGS = flags(
+    divergence_difference_tol=config["evaluation"]["divergence_difference_tolerance"],
+    tol_map=json.dumps(config["evaluation"]["tolerance_map"]),
+)
+# What was measured with other versions of these packages is stale.
+VERSIONS = environment()
+
+# Environment of every job: the variables that decide results are set here, whatever the user's shell says. A path in
+# the prefix, unlike one in `params`, reruns nothing when it changes.
+shell.executable("bash")
+shell.prefix(
+    "; ".join(
+        [
+            "set -euo pipefail",
+            f"export PYTHON={shlex.quote(sys.executable)}",
+            f"export MODEL_PYTHON={shlex.quote(MODEL_PYTHON)}",
+            f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export PYTHONUNBUFFERED=1",
+            "export NKI_SIMULATOR=1" if ON_CPU else "unset NKI_SIMULATOR",
+            f"export NEURON_PLATFORM_TARGET_OVERRIDE={config['platform_target']}",
+            "unset NKI_PRECISE_FP",
+            # What outlives a killed Snakemake is noticed by the next run (workflow.preflight.require_quiet).
+            f"exec 8>>{JOBS_LOCK}; flock --shared 8" if shutil.which("flock") else ":",
+            "",
+        ]
+    )
+    .replace("{", "{{")
+    .replace("}", "}}")
+)
+
+
+wildcard_constraints:
+    variant="|".join(VARIANTS),
+    kernel="|".join(KERNELS),
+    prompt="|".join(PROMPTS),
+    figure="|".join(FIGURES),
+
+
+def preflight(dag):
+    """Stop before the first job when one of the jobs to run lacks a tool."""
+    try:
+        rules = {job.rule.name for job in dag.needrun_jobs()}
+        require(rules, config["backend"], MODEL_PYTHON, Path(JOBS_LOCK))
+    except PreflightError as error:
+        raise WorkflowError(str(error)) from None
+
+
+# The hash of a job's sources is among its `params`. Dates alone would miss a file that was edited while the job ran, or
+# replaced by one with an older date. (Snakemake leaves params that are derived from inputs out of the comparison.)
+def program(rule_name):
+    """Return the files that the program of a rule consists of."""
+    return program_files(f"workflow/scripts/{rule_name}.py")

@@ -1,0 +1,61 @@
+# One prompt with one variant of the model. The prompts file is read by every evaluation, but what reruns one is the
+# hash of its own prompt, not the file: editing a prompt reruns that prompt's evaluations alone.
+rule evaluate_baseline:
+    input:
+        model=MODEL_MANIFEST,
+        artefact="results/compiled/baseline/manifest.json",
+        prompts=ancient(config["evaluation"]["prompts"]),
+        code=driver_files("evaluate", "baseline"),
+    output:
+        result="results/evaluations/baseline/prompt_{prompt}.json",
+        logits="results/evaluations/baseline/prompt_{prompt}.npz",
+    log:
+        "logs/evaluate/baseline_{prompt}.log",
+    benchmark:
+        "logs/evaluate/baseline_{prompt}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        device=1,
+    params:
+        flags=f"{MODEL_FLAGS} {EVALUATION_FLAGS}",
+        code=content_sha256(driver_files("evaluate", "baseline")),
+        versions=VERSIONS,
+        prompt_sha256=lambda wildcards: PROMPTS[wildcards.prompt],
+    message:
+        "Evaluating prompt {wildcards.prompt} with the baseline"
+    shell:
+        '"$MODEL_PYTHON" main.py --mode evaluate_single --prompt-id {wildcards.prompt} --prompts-file {input.prompts:q}'
+        ' {params.flags} --skip-compile --compiled-model-path "$(dirname {input.artefact})"'
+        " --output {output.result} 2>&1 | tee {log} >&2"
+
+
+rule evaluate_nki:
+    input:
+        model=MODEL_MANIFEST,
+        artefact="results/compiled/nki/manifest.json",
+        baseline="results/evaluations/baseline/prompt_{prompt}.json",
+        logits="results/evaluations/baseline/prompt_{prompt}.npz",
+        prompts=ancient(config["evaluation"]["prompts"]),
+        code=driver_files("evaluate", "nki"),
+    output:
+        result="results/evaluations/nki/prompt_{prompt}.json",
+    log:
+        "logs/evaluate/nki_{prompt}.log",
+    benchmark:
+        "logs/evaluate/nki_{prompt}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        device=1,
+    params:
+        flags=lambda _: f"--enable-nki {MODEL_FLAGS} {EVALUATION_FLAGS} {ACCURACY_FLAGS}",
+        code=content_sha256(driver_files("evaluate", "nki")),
+        versions=VERSIONS,
+        prompt_sha256=lambda wildcards: PROMPTS[wildcards.prompt],
+    message:
+        "Evaluating prompt {wildcards.prompt} with the NKI kernels"
+    shell:
+        '"$MODEL_PYTHON" main.py --mode evaluate_single --prompt-id {wildcards.prompt} --prompts-file {input.prompts:q}'
+        ' {params.flags} --skip-compile --compiled-model-path "$(dirname {input.artefact})"'
+        ' --baseline-path "$(dirname {input.baseline})" --output {output.result} 2>&1 | tee {log} >&2'

@@ -1,0 +1,1 @@
+"""One small program per rule: reads flags, calls one function."""
