@@ -138,76 +138,66 @@ def _right_shift(a: Array, b: Array) -> Array:
     return np.right_shift(a.view(unsigned), np.asarray(b).astype(unsigned)).view(a.dtype)
 
 
-def _table() -> dict[str, Op]:
-    ops = [
-        Op("add", np.add, reduces=True),
-        Op("subtract", np.subtract, reduces=True),
-        Op("multiply", np.multiply, reduces=True),
-        Op("maximum", np.maximum, reduces=True),
-        Op("minimum", np.minimum, reduces=True),
-        Op("equal", np.equal),
-        Op("not_equal", np.not_equal),
-        Op("greater", np.greater),
-        Op("greater_equal", np.greater_equal),
-        Op("less", np.less),
-        Op("less_equal", np.less_equal),
-        Op("logical_and", np.logical_and, reduces=True),
-        Op("logical_or", np.logical_or, reduces=True),
-        Op("logical_xor", np.logical_xor, reduces=True),
-        Op("bitwise_and", np.bitwise_and, bitwise=True, reduces=True),
-        Op("bitwise_or", np.bitwise_or, bitwise=True, reduces=True),
-        Op("bitwise_xor", np.bitwise_xor, bitwise=True, reduces=True),
-        Op("left_shift", _left_shift, bitwise=True),
-        Op("right_shift", _right_shift, bitwise=True),
-        Op("invert", np.invert, arity=1, bitwise=True),
-        Op("power", np.power),
-        Op("abs", np.abs, arity=1, activation=np.abs),
-        Op("rsqrt", _rsqrt, arity=1, activation=_rsqrt),
-        Op("reciprocal", activation=np.reciprocal),
-        Op("square", activation=np.square),
-        Op("relu", activation=lambda x: np.maximum(x, np.float32(0))),
-        Op("copy", activation=_copy),
-        Op("sigmoid", activation=_sigmoid),
-        Op("gelu", activation=_gelu),
-        Op("gelu_dx", activation=_gelu_dx),
-        Op("gelu_apprx_tanh", activation=_gelu_tanh),
-        Op("gelu_apprx_sigmoid", activation=_gelu_sigmoid),
-        Op("gelu_apprx_sigmoid_dx", activation=_gelu_sigmoid_dx),
-        Op("silu", activation=_silu),
-        Op("silu_dx", activation=_silu_dx),
-        Op("tanh", activation=np.tanh),
-        Op("softplus", activation=_softplus),
-        Op("mish", activation=_mish),
-        Op("erf", activation=_erf),
-        Op("erf_dx", activation=_erf_dx),
-        Op("exp", activation=np.exp),
-        Op("log", activation=np.log),
-        Op("sin", activation=_sin),
-        Op("arctan", activation=np.arctan),
-        Op("sqrt", activation=np.sqrt),
-        Op("sign", activation=np.sign),
-    ]
-    helpers = (
-        "ceil",
-        "cos",
-        "divide",
-        "floor",
-        "fmod",
-        "logical_not",
-        "mod",
-        "negative",
-        "tan",
-        "trunc",
-    )
-    ops += [
-        Op(name) for name in helpers
-    ]  # tensor helpers of nki.language that no instruction takes
-    later = ("abs_max", "abs_min", "average", "bypass", "prelu")
-    ops += [Op(name, modelled=False) for name in later]
-    return {op.name: op for op in ops}
+_INSTRUCTION_OPS = (
+    Op("add", np.add, reduces=True),
+    Op("subtract", np.subtract, reduces=True),
+    Op("multiply", np.multiply, reduces=True),
+    Op("maximum", np.maximum, reduces=True),
+    Op("minimum", np.minimum, reduces=True),
+    Op("equal", np.equal),
+    Op("not_equal", np.not_equal),
+    Op("greater", np.greater),
+    Op("greater_equal", np.greater_equal),
+    Op("less", np.less),
+    Op("less_equal", np.less_equal),
+    Op("logical_and", np.logical_and, reduces=True),
+    Op("logical_or", np.logical_or, reduces=True),
+    Op("logical_xor", np.logical_xor, reduces=True),
+    Op("bitwise_and", np.bitwise_and, bitwise=True, reduces=True),
+    Op("bitwise_or", np.bitwise_or, bitwise=True, reduces=True),
+    Op("bitwise_xor", np.bitwise_xor, bitwise=True, reduces=True),
+    Op("left_shift", _left_shift, bitwise=True),
+    Op("right_shift", _right_shift, bitwise=True),
+    Op("invert", np.invert, arity=1, bitwise=True),
+    Op("power", np.power),
+    Op("abs", np.abs, arity=1, activation=np.abs),
+    Op("rsqrt", _rsqrt, arity=1, activation=_rsqrt),
+    Op("reciprocal", activation=np.reciprocal),
+    Op("square", activation=np.square),
+    Op("relu", activation=lambda x: np.maximum(x, np.float32(0))),
+    Op("copy", activation=_copy),
+    Op("sigmoid", activation=_sigmoid),
+    Op("gelu", activation=_gelu),
+    Op("gelu_dx", activation=_gelu_dx),
+    Op("gelu_apprx_tanh", activation=_gelu_tanh),
+    Op("gelu_apprx_sigmoid", activation=_gelu_sigmoid),
+    Op("gelu_apprx_sigmoid_dx", activation=_gelu_sigmoid_dx),
+    Op("silu", activation=_silu),
+    Op("silu_dx", activation=_silu_dx),
+    Op("tanh", activation=np.tanh),
+    Op("softplus", activation=_softplus),
+    Op("mish", activation=_mish),
+    Op("erf", activation=_erf),
+    Op("erf_dx", activation=_erf_dx),
+    Op("exp", activation=np.exp),
+    Op("log", activation=np.log),
+    Op("sin", activation=_sin),
+    Op("arctan", activation=np.arctan),
+    Op("sqrt", activation=np.sqrt),
+    Op("sign", activation=np.sign),
+)
+_HELPER_OPS = (
+    "ceil", "cos", "divide", "floor", "fmod", "logical_not", "mod", "negative", "tan", "trunc",
+)  # fmt: skip
+"""Tensor helpers of nki.language that no instruction takes."""
 
+_LATER_OPS = ("abs_max", "abs_min", "average", "bypass", "prelu")
 
-OPS: dict[str, Op] = _table()
+OPS: dict[str, Op] = {
+    **{op.name: op for op in _INSTRUCTION_OPS},
+    **{name: Op(name) for name in _HELPER_OPS},
+    **{name: Op(name, modelled=False) for name in _LATER_OPS},
+}
 """Every operator token of nki.language."""
 
 ALU_BINARY = tuple(op for op in OPS.values() if op.alu is not None and op.arity == 2)

@@ -201,7 +201,8 @@ REFUSED = {
     "other backend": ("--mode generate --backend neurn", "did you mean neuron?"),
     "max length": ("--mode generate --max-length 512", "differs from --seq-len 640"),
     "no room": ("--mode generate --max-new-tokens 640", "leaves no room for a prompt"),
-    "checks too many": ("--mode validate --max-new-tokens 32 --num-tokens-to-check 33", "the 32 tokens generated"),
+    "checks too many": (
+        "--mode validate --max-new-tokens 32 --num-tokens-to-check 33", "the 32 tokens generated"),
     "checks more than the sequence": (
         "--mode validate --seq-len 64 --num-tokens-to-check 64", "the 63 tokens generated"),
     "no timed run": (
