@@ -38,6 +38,7 @@ SINGLE_FILES = (
     # How test_nki_kernels.py --json writes its results, and says what they depend on:
     "evaluation/__init__.py",
     "evaluation/files.py",
+    "evaluation/imports.py",
     "evaluation/provenance.py",
 )
 REQUIRED = (

@@ -11,11 +11,11 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
-from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
 from evaluation.files import sha256_file, sha256_json
+from evaluation.imports import closure
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -95,16 +95,14 @@ def variant_sources(variant: str, repository: Path = REPOSITORY) -> dict[str, di
     These are the model's entry module and whatever it imports from model/ and kernels/, directly or
     not, and for the variant "nki" the kernels' own files, which are loaded by name.
     """
-    entries = [repository / "model" / MODEL_MODULES[variant]]
+    programs = [f"model/{MODEL_MODULES[variant]}"]
     if variant == "nki":
         from kernels.specs import SPECS
 
-        entries += [repository / "kernels" / spec.file for spec in SPECS.values()]
-    files = sorted(_with_imports(entries, repository))
-    hashes = {file.relative_to(repository).as_posix(): sha256_file(file) for file in files}
+        programs += [f"kernels/{spec.file}" for spec in SPECS.values()]
     return {
-        part: {path: sha256 for path, sha256 in hashes.items() if path.startswith(f"{folder}/")}
-        for part, folder in (("kernels", "kernels"), ("model_code", "model"))
+        "kernels": _hashes(programs, repository, "kernels"),
+        "model_code": _hashes(programs, repository, "model"),
     }
 
 
@@ -116,14 +114,10 @@ def kernel_test_inputs(kernel: str, repository: Path = REPOSITORY) -> dict[str, 
     """
     from kernels.specs import SPECS
 
-    folder = repository / "kernels"
-    files = sorted(
-        _with_imports([folder / SPECS[kernel].file, folder / "verification.py"], repository)
-    )
-    hashes = {file.relative_to(repository).as_posix(): sha256_file(file) for file in files}
+    programs = [f"kernels/{SPECS[kernel].file}", "kernels/verification.py"]
     nki = nki_version()
     return {
-        "kernels": {path: sha256 for path, sha256 in hashes.items() if path.startswith("kernels/")},
+        "kernels": _hashes(programs, repository, "kernels"),
         "nki": f"{nki} {simulator_hash(repository)}" if nki == "nki_sim" else nki,
     }
 
@@ -139,16 +133,10 @@ def simulator_hash(repository: Path = REPOSITORY) -> str:
     )
 
 
-def _with_imports(entries: Sequence[Path], repository: Path) -> set[Path]:
-    """Return `entries` and the files of this repository that they import, read from bytecode.
-
-    Only the repository is searched, so that torch and the like count as missing and cost nothing.
-    """
-    finder = ModuleFinder(path=[str(repository)])
-    for entry in entries:
-        finder.run_script(str(entry))
-    files = (getattr(module, "__file__", None) for module in finder.modules.values())
-    return {*entries, *(Path(file) for file in files if file)}
+def _hashes(programs: Sequence[str], repository: Path, folder: str) -> dict[str, str]:
+    """Return {path: SHA-256} of those files in `folder` that running `programs` may import."""
+    files = [file for file in closure(repository, *programs) if file.startswith(f"{folder}/")]
+    return {file: sha256_file(repository / file) for file in files}
 
 
 def _git(repository: Path, *arguments: str) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from evaluation.bundle import PACKAGES, SINGLE_FILES
 from evaluation.files import sha256_file, sha256_json
+from evaluation.imports import closure, module_name
 from evaluation.prompts import load_prompts
 from evaluation.provenance import MODEL_MODULES, versions
 from kernels.specs import SPECS
-from workflow.imports import closure, module_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,7 @@ of a variant. Scores are only shown by main.py; the record computes them anew.""
 
 
 def program_files(*programs: str, without: Iterable[str] = ()) -> list[str]:
-    """Return the import closure of programs (see workflow.imports) and the data that it reads."""
+    """Return the import closure of programs (see evaluation.imports) and the data that it reads."""
     modules = closure(ROOT, *programs, without=without)
     return sorted({*modules, *(READS[module] for module in modules if module in READS)})
 

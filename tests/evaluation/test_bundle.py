@@ -42,6 +42,7 @@ sys.exit(EXIT)
 ''',
     "evaluation/__init__.py": '"""Evaluation."""\n',
     "evaluation/files.py": '"""Files."""\n',
+    "evaluation/imports.py": '"""Imports."""\n',
     "evaluation/provenance.py": '"""Provenance."""\n',
     "kernels/__init__.py": '"""Kernels."""\n',
     "kernels/specs.py": f'''"""What each kernel is."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
+from evaluation.imports import closure, module_name
 from evaluation.provenance import variant_sources
-from workflow.imports import closure, module_name
 from workflow.project import (
     WITHOUT,
     driver_files,

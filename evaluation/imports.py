@@ -1,10 +1,11 @@
 """Which files of the repository a program may import, read from the sources.
 
-Snakemake does not see imports: a rule whose program imports a module that was edited would keep its
-old result. So every rule lists the import closure of its program among its inputs. The closure is
-read from the syntax tree, nothing is imported: it follows every import statement, those inside
-functions included, but not those under `if TYPE_CHECKING:`, which never run. A module that is named
-by an expression (`import_module(f"...")`) is beyond it; rules name such modules themselves.
+A workflow does not see imports: a rule whose program imports a module that was edited would keep
+its old result. So every rule lists the import closure of its program among its inputs, and results
+name the hashes of it. The closure is read from the syntax tree, nothing is imported: it follows
+every import statement, those inside functions included, but not those under `if TYPE_CHECKING:`,
+which never run. A module that is named by an expression (`import_module(f"...")`) is beyond it;
+whoever asks names such modules too.
 """
 
 from __future__ import annotations
