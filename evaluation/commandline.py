@@ -70,6 +70,7 @@ class Options:
     torch_dtype: str
     seed: int
     model_path: Path
+    model_manifest: Path | None
     compiled_model_path: Path
     skip_compile: bool
     prompts: list[str] | None

@@ -252,6 +252,8 @@ PLACE = Group("where it runs", (
 
 MODEL = Group("model", (
     Flag("--model-path", path, None, "folder of the Hugging Face checkpoint; required"),
+    Flag("--model-manifest", path, None, "hashes of the checkpoint's files, as the workflow writes "
+         "them to results/model_manifest.json; a checkpoint that differs is refused"),
     Flag("--compiled-model-path", path, None, "folder of the compiled artefact; required. "
          "Without --skip-compile it is compiled, unless it already is what would be made"),
     Flag("--skip-compile", switch, False, "use the artefact that --compiled-model-path holds; it "

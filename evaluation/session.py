@@ -47,7 +47,7 @@ class Session:
 
     @classmethod
     def open(cls, options: Options, load_model: LoadModel, progress: Progress) -> Session:
-        """Describe the checkpoint (its files are hashed); DriverError when there is none."""
+        """Hash the checkpoint's files; DriverError for none, ManifestError for a damaged one."""
         if not (options.model_path / "config.json").is_file():
             raise DriverError(
                 f"--model-path {options.model_path}: no Hugging Face checkpoint (config.json) "
@@ -55,7 +55,12 @@ class Session:
             )
         from model import manifest
 
-        return cls(options, load_model, progress, manifest.describe(options.model_path))
+        if options.model_manifest is None:
+            described = manifest.describe(options.model_path)
+        else:
+            described = manifest.read(options.model_manifest)
+            manifest.verify(options.model_path, described)
+        return cls(options, load_model, progress, described)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -13,6 +13,7 @@ import torch
 
 from evaluation import driver, session
 from evaluation.console import Progress, table
+from model import manifest
 from model.baseline import load as load_baseline
 from model.tiny import write_tiny_checkpoint
 
@@ -405,3 +406,17 @@ def test_tables_are_aligned() -> None:
     assert table(["a", "bb"], [["long", "1"], ["x", "100"]]).splitlines() == [
         "a      bb", "----  ---", "long    1", "x     100",
     ]  # fmt: skip
+
+
+def test_a_checkpoint_that_differs_from_its_manifest_is_refused(
+    run: Run, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "manifest.json"
+    listing = manifest.write_manifest(checkpoint, path, {"kind": "tiny"})
+    asked = ("generate", "--prompt", "x", "--model-manifest", str(path))
+    assert run(*asked) == 0
+    config = {**listing["files"]["config.json"], "sha256": "0" * 64}
+    entries = {**listing["files"], "config.json": config}
+    manifest.write_manifest(checkpoint, path, {"kind": "tiny"}, entries)
+    assert run(*asked) == 1
+    assert "is not the checkpoint of its manifest: config.json" in capsys.readouterr().err

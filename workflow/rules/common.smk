@@ -59,6 +59,7 @@ MODEL_FLAGS = flags(
     backend=config["backend"],
     platform_target=config["platform_target"],
     model_path=config["model"]["path"],
+    model_manifest=MODEL_MANIFEST,
     torch_dtype=config["model"]["dtype"],
 )
 EVALUATION_FLAGS = flags(
