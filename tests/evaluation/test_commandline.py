@@ -94,7 +94,8 @@ def test_defaults_of_the_simulator() -> None:
     assert asked == Options(
         mode="generate", enable_nki=False, backend="simulator", platform_target="trn2",
         torch_dtype="float32", seed=0, model_path=Path("m"), model_manifest=None,
-        compiled_model_path=Path("c"), skip_compile=False, prompts=None, prompt_id=None, prompts_file=DEFAULT_PROMPTS_FILE,
+        compiled_model_path=Path("c"), skip_compile=False, prompts=None, prompt_id=None,
+        prompts_file=DEFAULT_PROMPTS_FILE,
         seq_len=640, max_new_tokens=None, batch_size=1, divergence_difference_tol=0.001,
         tol_map=None, num_tokens_to_check=None, baseline_path=None, warmup_runs=1, timed_runs=3,
         output=None, resume=False, base_latency=None, base_throughput=None, team_id=None,
