@@ -64,6 +64,9 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
+        if _was_interrupted(error):
+            _complain("interrupted")
+            return INTERRUPTED
         if options.verbose:
             traceback.print_exc()
         _complain(_message(error))
@@ -78,6 +81,15 @@ def _run(options: Options, load_model: LoadModel) -> int:
         return MODES[options.mode](Session.open(options, load_model, progress))
     finally:
         progress.clear()
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error grew out of an interrupt: libraries raise their own from it on import."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _complain(message: str) -> None:

@@ -144,7 +144,7 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
     if problems:
         raise ManifestError(
             f"{directory} is not the checkpoint of its manifest: {'; '.join(problems)}. "
-            "Fetch or make the model again"
+            "Fetch or make the model again; for the workflow to do it, delete its manifest first"
         )
 
 

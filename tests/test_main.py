@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -121,8 +120,8 @@ def test_an_interrupt_ends_with_130(home: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
-    process.stderr.readline()  # it has begun
-    time.sleep(0.2)
+    while "timed run" not in (line := process.stderr.readline()):
+        assert line, "main.py ended before its first timed run"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
