@@ -1,0 +1,1 @@
+"""Small kernels for the tests of the command line, and the README's examples."""
