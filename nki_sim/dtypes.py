@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .errors import IllegalProgram, NotModelled
+from .errors import IllegalProgram
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,7 @@ class DType:
 def _table() -> dict[str, DType]:
     floats = {
         "float32": np.float32,
+        "tfloat32": np.float32,
         "bfloat16": ml_dtypes.bfloat16,
         "float16": np.float16,
         "float8_e4m3": ml_dtypes.float8_e4m3,
@@ -66,14 +67,21 @@ TABLE: dict[str, DType] = _table()
 FLOATS = tuple(name for name, t in TABLE.items() if t.kind == "float" and name != "float8_e8m0fnu")
 INTEGERS = tuple(name for name, t in TABLE.items() if t.kind == "int")
 NUMBERS = (*FLOATS, *INTEGERS, "bool")
-MATMUL_TYPES = ("bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2", "float8_e4m3fn")
+FP8 = ("float8_e4m3", "float8_e5m2", "float8_e4m3fn")
+MATMUL_TYPES = ("bfloat16", "float16", "float32", "tfloat32", *FP8)
 
 _BY_NUMPY: dict[np.dtype[Any], str] = {
     t.numpy: name for name, t in TABLE.items() if t.kind in ("float", "int")
-} | {np.dtype(np.bool_): "bool"}
+} | {np.dtype(np.bool_): "bool", np.dtype(np.float32): "float32"}
 _INT_BOUNDS = {TABLE[n].numpy: (float(np.iinfo(n).min), float(np.iinfo(n).max)) for n in INTEGERS}
 FLOAT32 = np.dtype(np.float32)
 _BOOL = np.dtype(np.bool_)
+_FROM_BYTE = {
+    t.numpy: np.arange(256, dtype=np.uint8).view(t.numpy).astype(np.float32)
+    for t in TABLE.values()
+    if t.kind == "float" and t.itemsize == 1
+}
+"""The float32 of each bit pattern of the one-byte floats: looking up is 6 times faster."""
 
 
 def lookup(name: object, operation: str) -> DType:
@@ -81,10 +89,7 @@ def lookup(name: object, operation: str) -> DType:
 
     Raises:
         IllegalProgram: `name` is not one of the vendor's strings.
-        NotModelled: tfloat32.
     """
-    if name == "tfloat32":
-        raise NotModelled(operation, "tfloat32 is not modelled", "", "use float32")
     found = TABLE.get(name) if isinstance(name, str) else None
     if found is None:
         raise IllegalProgram(
@@ -115,7 +120,25 @@ def name_of(dtype: np.dtype[Any], operation: str) -> str:
 
 def to_float32(values: Array) -> Array:
     """`values` as float32, the type in which engines compute; the same array when it already is."""
-    return values if values.dtype is FLOAT32 else values.astype(np.float32)
+    if values.dtype is FLOAT32:
+        return values
+    if values.itemsize == 1 and values.size > 512:
+        table = _FROM_BYTE.get(values.dtype)
+        if table is not None:
+            return np.asarray(table.take(values.view(np.uint8)))
+    return values.astype(np.float32)
+
+
+def round_to_tfloat32(values: Array) -> Array:
+    """float32 `values` rounded to nearest even on 10 bits of mantissa, as the tensor engine reads
+    tfloat32; memory keeps all 23.
+    """
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & ~np.uint32(
+        0x1FFF
+    )
+    finite = (bits & np.uint32(0x7F800000)) != 0x7F800000
+    return np.where(finite, rounded, bits).view(np.float32)
 
 
 def store(target: Array, values: Array) -> None:

@@ -1,8 +1,8 @@
 """The simulator's own errors: what the operation was, the rule, what was received, what to do.
 
-The three kinds tell a wrong kernel from a thin simulator: `IllegalProgram` (the hardware or its
+The kinds tell a wrong kernel from a thin simulator: `IllegalProgram` (the hardware or its
 compiler would refuse), `UninitialisedRead` (a legal instruction on meaningless data), `NotModelled`
-(the simulator does not know).
+(the simulator does not know), `NoNumbers` (values are asked of a launch on shapes).
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class IllegalProgram(SimulationError):
 
 class UninitialisedRead(SimulationError):
     """An instruction reads, or a kernel returns, memory that nothing has written."""
+
+
+class NoNumbers(SimulationError):
+    """Something reads values of a launch that computes shapes only; the kernel may be right."""
 
 
 class NotModelled(SimulationError):

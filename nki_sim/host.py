@@ -14,9 +14,12 @@ import numpy as np
 
 from .constants import SHARED_HBM
 from .dtypes import TABLE, Array, name_of
-from .errors import IllegalProgram
+from .errors import IllegalProgram, NoNumbers
 from .memory import Storage
+from .modes import SHAPES, selected
+from .placeholders import Placeholder
 from .views import NkiTensor, full_view
+from .watch import watching
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +53,24 @@ class Host:
         self.precise = precise
         self.arguments: dict[int, Argument] = {}
         self.torch_seen = False
+        self.hollow = selected() == SHAPES
 
     # -- in ----------------------------------------------------------------------------------------
 
     def receive(self, name: str, value: Any) -> Any:
         """The kernel's view of an argument: a tensor in HBM, or the constant itself."""
+        if self.hollow and _is_tensor(value):
+            return self._receive_shape(name, value)
+        if isinstance(value, Placeholder):
+            raise NoNumbers(
+                self.kernel,
+                f"argument {name} has values",
+                repr(value),
+                "run the kernel that made it in another mode too",
+            )
         if isinstance(value, np.ndarray):
             return self._receive_array(name, value, value)
-        if _is_torch_tensor(value):
+        if is_torch_tensor(value):
             self.torch_seen = True
             return self._receive_array(name, value, self._from_torch(name, value))
         if isinstance(value, tuple) and type(value) is tuple:
@@ -80,12 +93,33 @@ class Host:
             )
         dtype = TABLE[name_of(array.dtype, self.kernel)]
         widened = not self.precise and dtype.kind == "float" and dtype.name != "float32"
-        shared = array.flags.c_contiguous and array.flags.writeable and not widened
+        shared = array.flags.c_contiguous and not widened
         dense = array if shared else np.array(array, np.float32 if widened else None, order="C")
         storage = Storage(
             SHARED_HBM, array.shape, dtype, name, dense.reshape(-1).view(np.uint8), widened
         )
+        storage.locked = shared and not array.flags.writeable
         self.arguments[storage.serial] = Argument(name, given, storage, None if shared else array)
+        return full_view(storage)
+
+    def _receive_shape(self, name: str, value: Any) -> NkiTensor:
+        """The kernel's view of a tensor argument of which only shape and type matter."""
+        if is_torch_tensor(value):
+            self.torch_seen = True
+            dtype = str(value.dtype).removeprefix("torch.")
+        else:
+            dtype = name_of(value.dtype, self.kernel)
+        if dtype not in TABLE:
+            raise self._refuse(
+                f"tensor argument {name} has a type of the device", dtype, "convert it"
+            )
+        shape = tuple(value.shape)
+        if not shape or 0 in shape:
+            raise self._refuse(
+                f"tensor argument {name} has a dimension and elements", f"shape {shape}"
+            )
+        storage = Storage(SHARED_HBM, shape, TABLE[dtype], name, None, hollow=True)
+        storage.complete()
         return full_view(storage)
 
     def _from_torch(self, name: str, tensor: torch.Tensor) -> Array:
@@ -118,6 +152,9 @@ class Host:
             if result is None:
                 return None
             raise self._refuse("a kernel returns tensors", f"{type(result).__name__} {result!r}")
+        watcher = watching()
+        if watcher is not None:
+            watcher.output(result)
         argument = self.arguments.get(result.storage.serial)
         if (
             argument is not None
@@ -138,6 +175,8 @@ class Host:
         result.require_written(self.kernel, "the result")
 
     def _to_host(self, result: NkiTensor) -> Any:
+        if self.hollow:
+            return self._placeholder(result)
         array = np.ascontiguousarray(result.array)
         array = array.astype(TABLE[result.dtype].numpy, copy=False)
         if result.dtype == "bool":
@@ -146,10 +185,21 @@ class Host:
             return array
         import torch
 
-        if result.dtype == "bfloat16" or result.dtype.startswith("float8"):
+        name = _torch_name(result.dtype)
+        if name == "bfloat16" or name.startswith("float8"):
             bits = torch.from_numpy(array.view(_TORCH_BITS[array.itemsize]))
-            return bits.view(getattr(torch, result.dtype))
-        return torch.from_numpy(array)
+            return bits.view(getattr(torch, name))
+        return torch.from_numpy(array.view(name) if name.startswith("uint") else array)
+
+    def _placeholder(self, result: NkiTensor) -> Any:
+        """Shape and type of a result without numbers."""
+        if not self.torch_seen:
+            kind = np.bool_ if result.dtype == "bool" else TABLE[result.dtype].numpy
+            return Placeholder(result.shape, kind)
+        import torch
+
+        name = _torch_name(result.dtype)
+        return torch.empty(result.shape, dtype=getattr(torch, name), device="meta")
 
     def copy_back(self) -> None:
         """Hand changed inputs to the caller where memory is not shared."""
@@ -166,6 +216,19 @@ class Host:
         return IllegalProgram(self.kernel, rule, received, remedy)
 
 
-def _is_torch_tensor(value: object) -> bool:
+def _torch_name(dtype: str) -> str:
+    """The torch type of a result; unsigned integers of the same bits where torch has none."""
+    import torch
+
+    if dtype == "tfloat32":
+        return "float32"
+    return dtype if hasattr(torch, dtype) else f"uint{8 * TABLE[dtype].itemsize}"
+
+
+def is_torch_tensor(value: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, np.ndarray | Placeholder) or is_torch_tensor(value)

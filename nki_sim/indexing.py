@@ -50,10 +50,23 @@ def row_major(shape: Shape) -> Shape:
     return tuple(strides)
 
 
+def one_shape(shape: Any, new_shape: Any, named: dict[str, Any]) -> tuple[Any, ...]:
+    """The one shape that ``reshape`` was given: positional, ``new_shape=`` or ``shape=``."""
+    given = [shape] if shape else []
+    given += [] if new_shape is None else [(new_shape,)]
+    given += [(value,) for name, value in named.items() if name == "shape"]
+    if len(given) != 1 or set(named) - {"shape"}:
+        raise IllegalProgram(
+            "reshape", "takes one shape", repr([*given, *sorted(set(named) - {"shape"})])
+        )
+    return given[0]
+
+
 def flatten_shape(shape: tuple[int | Sequence[int], ...]) -> Shape:
     """``reshape``'s arguments, given one by one or as one sequence, as a tuple."""
     values: Any = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    if not values or any(type(size) is not int or size < 1 for size in values):
+    legal = isinstance(values, list | tuple) and bool(values)
+    if not legal or any(type(size) is not int or size < 1 for size in values):
         raise IllegalProgram("reshape", "every dimension is a positive integer", repr(shape))
     return tuple(values)
 
@@ -75,10 +88,14 @@ def basic_index(
     new_strides: list[int] = []
     offset = 0
     for axis, (item, size, stride) in enumerate(zip(items, shape, strides, strict=True)):
-        if item is _WHOLE:
-            new_shape.append(size)
-            new_strides.append(stride)
-            continue
+        if type(item) is slice and item.step is None:  # the most frequent index by far
+            first = 0 if item.start is None else item.start
+            stop = size if item.stop is None else item.stop
+            if type(first) is type(stop) is int and 0 <= first < stop <= size:
+                offset += first * stride
+                new_shape.append(stop - first)
+                new_strides.append(stride)
+                continue
         start, count, step, keep = _resolve(item, size, axis, tensor)
         offset += start * stride
         if step != 1 and on_chip and axis == 0:
@@ -94,9 +111,16 @@ def basic_index(
 _WHOLE = slice(None)
 
 
+def first_index(index: object) -> object:
+    """What an index says about dimension 0."""
+    return index[0] if isinstance(index, tuple) and index else index
+
+
 def _expand(index: object, rank: int, tensor: object) -> list[object]:
     """One item per dimension: the ellipsis and missing dimensions become `_WHOLE`."""
     items = list(index) if isinstance(index, tuple) else [index]
+    if len(items) == rank and not any(item is Ellipsis for item in items):
+        return items
     dots = [position for position, item in enumerate(items) if item is Ellipsis]
     if len(items) - len(dots) > rank or len(dots) > 1:
         raise IllegalProgram(
@@ -105,12 +129,7 @@ def _expand(index: object, rank: int, tensor: object) -> list[object]:
     missing = rank - (len(items) - len(dots))
     at = dots[0] if dots else len(items)
     items[at : at + len(dots)] = [_WHOLE] * missing
-    return [
-        _WHOLE
-        if isinstance(i, slice) and i.start is None and i.stop is None and i.step is None
-        else i
-        for i in items
-    ]
+    return items
 
 
 def _resolve(item: object, size: int, axis: int, tensor: object) -> tuple[int, int, int, bool]:
@@ -180,6 +199,14 @@ def _runs(shape: Shape, strides: Shape) -> list[tuple[int, int]]:
     return runs
 
 
+def single_step(shape: Shape, strides: Shape) -> int | None:
+    """The step that walks all elements in row-major order; None when there is none."""
+    runs = _runs(shape, strides)
+    if not runs:
+        return 1
+    return runs[0][1] if len(runs) == 1 else None
+
+
 def is_injective(shape: Shape, strides: Shape) -> bool:
     """Whether no two index tuples reach the same element (sufficient condition: nested strides)."""
     reach = 0
@@ -215,7 +242,7 @@ def reinterpret(tensor: NkiTensor, old: int, new: int) -> Window:
 
 def access_pattern(base: NkiTensor, pattern: Sequence[Sequence[int]], offset: int) -> Window:
     """The window of an explicit access pattern on a whole tensor (see `NkiTensor.ap`)."""
-    counts, steps = _pairs(pattern)
+    counts, steps = pattern_pairs(pattern)
     if type(offset) is not int or offset < 0:
         raise IllegalProgram("ap", "the offset is a non-negative integer", repr(offset))
     if base.on_chip:
@@ -227,9 +254,12 @@ def access_pattern(base: NkiTensor, pattern: Sequence[Sequence[int]], offset: in
     return counts, steps, offset
 
 
-def _pairs(pattern: Sequence[Sequence[int]]) -> tuple[Shape, Shape]:
-    legal = bool(pattern) and all(
-        len(pair) == 2
+def pattern_pairs(pattern: Sequence[Sequence[int]]) -> tuple[Shape, Shape]:
+    """Counts and steps of an access pattern."""
+    legal = isinstance(pattern, list | tuple) and bool(pattern)
+    legal = legal and all(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
         and all(type(value) is int for value in pair)
         and pair[0] >= 0
         and pair[1] >= 1

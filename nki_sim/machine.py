@@ -10,18 +10,22 @@ import os
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .constants import PSUM, SBUF, Engine, MemoryRegion, NcVersion
 from .dtypes import Array
 from .errors import IllegalProgram
+from .modes import SHAPES, UNCHECKED
 from .pools import Pool
+from .watch import Watcher, watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .addresses import Box, Places
+    from .memory import Storage
     from .trace import Launch
 
 PARTITIONS = 128
@@ -48,6 +52,7 @@ class Platform:
 TRN1 = Platform("trn1", NcVersion.gen2, 180224)
 TRN2 = Platform("trn2", NcVersion.gen3, 212984)
 TRN3 = Platform("trn3", NcVersion.gen4, 245752)
+PLATFORM_OF = {platform.version: platform for platform in (TRN1, TRN2, TRN3)}
 _PLATFORMS = {"trn1": TRN1, "gen2": TRN1, "trn2": TRN2, "gen3": TRN2, "trn3": TRN3, "gen4": TRN3}
 
 
@@ -63,6 +68,9 @@ def platform_from_environment() -> Platform:
 
 def precise_from_environment() -> bool:
     """False when NKI_PRECISE_FP=0 asks that low-precision floats be kept as float32."""
+    watcher = watching()
+    if watcher is not None:
+        return watcher.precise
     return os.environ.get("NKI_PRECISE_FP", "1") != "0"
 
 
@@ -78,7 +86,17 @@ class Program:
         pools: capacity accounting of SBUF and PSUM.
         accumulators: per engine, the 128 fp32 registers of its reducing instructions, and which of
             them are valid.
+        random: per engine, the state of its random number generator (`engines.random`).
+        places: the tensors at explicit addresses, by memory.
         names: the explicit names used so far, by kind.
+        numbers: positions in program order of the instructions with a name.
+        checked, numeric: whether instructions are checked, and whether they compute (`modes`).
+        watcher: who executes the instructions in their place, if anybody.
+        seat: its place among the cores and ranks that run beside it (`cores`); None when it is
+            alone.
+        ordered: how many ``nl.no_reorder`` blocks it is in.
+        fault: an error that could not be raised where it was noticed; raised at the end.
+        passed_loops: loops on unknown registers that have run once (on shapes).
     """
 
     launch: Launch
@@ -89,13 +107,38 @@ class Program:
     precise: bool = True
     pools: dict[MemoryRegion, Pool] = field(default_factory=dict)
     accumulators: dict[Engine, tuple[Array, Array]] = field(default_factory=dict)
+    random: dict[Engine, Array] = field(default_factory=dict)
+    places: dict[MemoryRegion, Places] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
     names: dict[str, set[str]] = field(
         default_factory=lambda: {"instruction": set(), "tensor": set()}
     )
+    checked: bool = field(init=False)
+    numeric: bool = field(init=False)
+    watcher: Watcher | None = field(default_factory=watching)
+    seat: Any = None
+    ordered: int = 0
+    fault: IllegalProgram | None = None
+    passed_loops: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.pools[SBUF] = Pool("SBUF", self.platform.sbuf_bytes, "bytes per partition")
-        self.pools[PSUM] = Pool("PSUM", PSUM_BANKS, "banks")
+        self.checked = self.launch.mode != UNCHECKED
+        self.numeric = self.launch.mode != SHAPES
+        watched = self.launch.recording
+        sbuf_bytes = self.platform.sbuf_bytes
+        self.pools[SBUF] = Pool("SBUF", sbuf_bytes, "bytes per partition", watched=watched)
+        self.pools[PSUM] = Pool("PSUM", PSUM_BANKS, "banks", watched=watched)
+
+    def place(self, region: MemoryRegion, storage: Storage, box: Box) -> None:
+        """Note where a tensor with an explicit address lies."""
+        from .addresses import Places, warn_mixed  # imports this module
+
+        places = self.places.get(region)
+        if places is None:
+            places = self.places[region] = Places()
+            if len(self.pools[region].holders) > 1:
+                warn_mixed(region)
+        places.add(storage, box, tracked=self.checked and self.numeric and self.precise)
 
     def claim_name(self, kind: str, name: str, operation: str) -> None:
         """Record an explicit ``name=``; the compiler refuses a second use."""

@@ -9,23 +9,26 @@ states.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .constants import NcVersion
 from .dtypes import Array
-from .errors import NotModelled
+
+if TYPE_CHECKING:
+    from .views import NkiTensor
 
 Function = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Op:
-    """An operator token (``nl.add``); calling it is the vendor's experimental tensor helper, which
-    is not modelled.
+    """An operator token (``nl.add``); calling it is the vendor's experimental tensor function.
 
     Attributes:
         name: as in nki.language.
@@ -34,7 +37,7 @@ class Op:
         bitwise: the ALU function works on the bits of integers.
         reduces: legal as a reduction.
         activation: scalar-engine function of one array, or None.
-        modelled: False for operators that some hardware has and this simulator has not.
+        alu_since: the first platform whose ALUs have it.
     """
 
     name: str
@@ -43,17 +46,28 @@ class Op:
     bitwise: bool = False
     reduces: bool = False
     activation: Function | None = None
-    modelled: bool = True
+    alu_since: NcVersion = NcVersion.gen2
 
     def __repr__(self) -> str:
         return f"nl.{self.name}"
 
-    def __call__(self, *_: object, **__: object) -> NoReturn:
-        raise NotModelled(
-            f"nl.{self.name}",
-            "operators are modelled as op= tokens only",
-            "a call",
-            "use an instruction of nki.isa",
+    def __call__(self, *args: Any, **kwargs: Any) -> NkiTensor:
+        from .functions.elementwise import call  # imports this module
+
+        return call(self, args, kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from .functions.elementwise import parameters  # imports this module
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        names = parameters(self)
+        defaults = {names[-1]: None}
+        return inspect.Signature(
+            [
+                inspect.Parameter(n, kind, default=defaults.get(n, inspect.Parameter.empty))
+                for n in names
+            ]
         )
 
 
@@ -128,6 +142,23 @@ def _copy(x: Array) -> Array:
     return x
 
 
+def _relu(x: Array) -> Array:
+    return np.asarray(np.maximum(x, np.float32(0)))
+
+
+def prelu(x: Array, slope: Any) -> Array:
+    """Parametric ReLU: x where it is positive, else slope * x."""
+    return np.where(x > 0, x, x * slope)
+
+
+def _abs_max(a: Array, b: Array) -> Array:
+    return np.asarray(np.maximum(np.abs(a), np.abs(b)))
+
+
+def _abs_min(a: Array, b: Array) -> Array:
+    return np.asarray(np.minimum(np.abs(a), np.abs(b)))
+
+
 def _left_shift(a: Array, b: Array) -> Array:
     return np.left_shift(a, b).astype(a.dtype)
 
@@ -162,9 +193,11 @@ _INSTRUCTION_OPS = (
     Op("power", np.power),
     Op("abs", np.abs, arity=1, activation=np.abs),
     Op("rsqrt", _rsqrt, arity=1, activation=_rsqrt),
-    Op("reciprocal", activation=np.reciprocal),
-    Op("square", activation=np.square),
-    Op("relu", activation=lambda x: np.maximum(x, np.float32(0))),
+    Op("reciprocal", np.reciprocal, arity=1, activation=np.reciprocal),
+    Op("square", np.square, arity=1, activation=np.square, alu_since=NcVersion.gen4),
+    Op("relu", _relu, arity=1, activation=_relu, alu_since=NcVersion.gen4),
+    Op("abs_max", _abs_max, alu_since=NcVersion.gen4),
+    Op("abs_min", _abs_min, alu_since=NcVersion.gen4),
     Op("copy", activation=_copy),
     Op("sigmoid", activation=_sigmoid),
     Op("gelu", activation=_gelu),
@@ -191,12 +224,12 @@ _HELPER_OPS = (
 )  # fmt: skip
 """Tensor helpers of nki.language that no instruction takes."""
 
-_LATER_OPS = ("abs_max", "abs_min", "average", "bypass", "prelu")
+_OWN_OPS = ("average", "bypass", "prelu")
+"""Each known to one instruction, which computes it."""
 
 OPS: dict[str, Op] = {
     **{op.name: op for op in _INSTRUCTION_OPS},
-    **{name: Op(name) for name in _HELPER_OPS},
-    **{name: Op(name, modelled=False) for name in _LATER_OPS},
+    **{name: Op(name) for name in (*_HELPER_OPS, *_OWN_OPS)},
 }
 """Every operator token of nki.language."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .engines import INSTRUCTIONS
 from .engines.base import Instruction, Limit, Operand
+from .engines.collective_permutes import COLLECTIVES
 
 _HEADER = ("instruction", "engines", "operands", "limits and rules", "numerics", "fidelity", "cost")
 
 
 def markdown() -> str:
     """One row per instruction, as a Markdown table."""
-    rows = [_HEADER, ("---",) * len(_HEADER), *(_row(one) for one in INSTRUCTIONS)]
+    rows = [_HEADER, ("---",) * len(_HEADER), *map(_row, (*INSTRUCTIONS, *COLLECTIVES))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -25,7 +26,8 @@ def _operand(operand: Operand) -> str:
     memories = {"private_hbm": "hbm", "shared_hbm": "hbm"}
     places = dict.fromkeys(memories.get(m.name, m.name) for m in operand.memories)
     stand_in = " or number" * operand.scalar + " or None" * operand.optional
-    return f"{operand.name}[{','.join(operand.axes)}] {'/'.join(places)}{stand_in}"
+    many = ", ..." * operand.many
+    return f"{operand.name}[{','.join(operand.axes)}]{many} {'/'.join(places)}{stand_in}"
 
 
 def _limit(limit: Limit) -> str:

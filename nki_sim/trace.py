@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .constants import HBM, PSUM, SBUF, Engine
+from .descriptors import short_descriptors
+from .modes import FULL, selected
+from .places import kernel_line
 
 if TYPE_CHECKING:
     from .engines.base import Instruction
     from .machine import Program
+    from .pools import Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class OperandEvent:
         shape, dtype, memory: of the window that was used.
         storage: serial number of the allocation behind it.
         offset, strides: the window, in elements.
+        name: of the allocation; kernel inputs have that of the parameter.
     """
 
     role: str
@@ -34,6 +39,7 @@ class OperandEvent:
     storage: int
     offset: int
     strides: tuple[int, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,10 @@ class Event:
         bytes: bytes read and written over all operands.
         macs: multiply-accumulates; a transpose through the tensor engine has none.
         name: the ``name=`` argument, or an empty string.
+        core: which core of the launch executed it.
+        rendezvous: the number of the rendezvous that it is, equal on all cores and ranks that took
+            part; 0 for other instructions.
+        file, line: where the kernel issues it.
     """
 
     opcode: str
@@ -57,6 +67,10 @@ class Event:
     bytes: int
     macs: int
     name: str
+    core: int = 0
+    rendezvous: int = 0
+    file: str = ""
+    line: int = 0
 
 
 @dataclass(slots=True)
@@ -67,6 +81,16 @@ class Launch:
         kernel: ``__name__`` of the kernel function.
         instructions: one event per instruction while recording, else empty.
         counts, elements: by engine.
+        mode: how much was simulated (`modes`).
+        issued: instructions so far.
+        dependencies: explicit ones, as (waiting instruction, earlier instruction) in program order.
+        assumed: on shapes, what was assumed of data that decide addresses or control flow, and how
+            often.
+        core, cores: which core of a launch on two this is the account of; on the account of the
+            whole launch, those of its cores. Counts and bytes are then sums, peaks the larger ones,
+            and the instructions those of core 0 followed by those of core 1.
+        findings: what is legal and probably not meant, and how often; `warnings` in words.
+        at_peak: while recording, who held each on-chip memory (by name) when most of it was held.
     """
 
     kernel: str
@@ -79,17 +103,65 @@ class Launch:
     hbm_write_bytes: int = 0
     sbuf_peak_bytes_per_partition: int = 0
     psum_peak_banks: int = 0
+    mode: str = FULL
+    assumed: dict[str, int] = field(default_factory=dict)
+    issued: int = 0
+    dependencies: list[tuple[int, int]] = field(default_factory=list)
+    core: int = 0
+    cores: list[Launch] = field(default_factory=list)
+    findings: dict[str, int] = field(default_factory=dict)
+    at_peak: dict[str, list[Holder]] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Legal but probably not meant: slow DMA patterns, scatters whose order decides."""
+        return [f"{text} ({n} times)" if n > 1 else text for text, n in self.findings.items()]
+
+    def find(self, text: str) -> None:
+        """Note a finding."""
+        self.findings[text] = self.findings.get(text, 0) + 1
+
+    def assume(self, what: str) -> None:
+        """Note an assumption about data that a launch on shapes does not have."""
+        self.assumed[what] = self.assumed.get(what, 0) + 1
 
     def add(self, instruction: Instruction, elements: int, macs: int) -> None:
         """Account one executed instruction."""
         engine = instruction.engine
+        self.issued += 1
         self.counts[engine] = self.counts.get(engine, 0) + 1
         self.elements[engine] = self.elements.get(engine, 0) + elements
         self.macs += macs
         if engine is Engine.dma:
             self._add_traffic(instruction)
         if self.recording:
-            self.instructions.append(_event(instruction, elements, macs))
+            self.instructions.append(_event(instruction, elements, macs, self.core))
+            if engine is Engine.dma:
+                finding = short_descriptors(instruction)
+                if finding:
+                    self.find(finding)
+
+    def merge(self, cores: list[Launch]) -> None:
+        """Take over the accounts of a launch's cores."""
+        self.cores = cores
+        for one in cores:
+            before = self.issued
+            self.issued += one.issued
+            self.dependencies += [(n + before, m + before) for n, m in one.dependencies]
+            self.instructions += one.instructions
+            _add_counts(self.counts, one.counts)
+            _add_counts(self.elements, one.elements)
+            _add_counts(self.assumed, one.assumed)
+            _add_counts(self.findings, one.findings)
+            self.macs += one.macs
+            self.hbm_read_bytes += one.hbm_read_bytes
+            self.hbm_write_bytes += one.hbm_write_bytes
+        fullest = max(cores, key=lambda one: one.sbuf_peak_bytes_per_partition)
+        busiest = max(cores, key=lambda one: one.psum_peak_banks)
+        self.sbuf_peak_bytes_per_partition = fullest.sbuf_peak_bytes_per_partition
+        self.psum_peak_banks = busiest.psum_peak_banks
+        for name, one in (("sbuf", fullest), ("psum", busiest)):
+            self.at_peak[name] = one.at_peak.get(name, [])
 
     def _add_traffic(self, instruction: Instruction) -> None:
         for operand, tensor in instruction.tensors():
@@ -103,10 +175,12 @@ class Launch:
         """Take over the peaks of the finished program."""
         self.sbuf_peak_bytes_per_partition = program.pools[SBUF].peak
         self.psum_peak_banks = program.pools[PSUM].peak
+        self.at_peak = {region.name: pool.at_peak for region, pool in program.pools.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The account as plain numbers; engines in alphabetical order."""
-        return {
+        """The account as plain numbers; engines in alphabetical order; ``cores`` only on two."""
+        cores = {"cores": [one.summary() for one in self.cores]} if self.cores else {}
+        return cores | {
             "instructions": _by_name(self.counts),
             "macs": self.macs,
             "hbm_read_bytes": self.hbm_read_bytes,
@@ -121,15 +195,29 @@ def _by_name(counts: dict[Engine, int]) -> dict[str, int]:
     return {engine.name: n for engine, n in sorted(counts.items(), key=lambda item: item[0].name)}
 
 
-def _event(instruction: Instruction, elements: int, macs: int) -> Event:
+def _add_counts(mine: dict[Any, int], theirs: dict[Any, int]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count
+
+
+def _event(instruction: Instruction, elements: int, macs: int, core: int) -> Event:
     tensors = list(instruction.tensors())
     operands = tuple(
         OperandEvent(
-            o.name, o.access, t.shape, t.dtype, t.buffer.name, t.storage.serial, t.offset, t.strides
+            o.name,
+            o.access,
+            t.shape,
+            t.dtype,
+            t.buffer.name,
+            t.storage.serial,
+            t.offset,
+            t.strides,
+            t.storage.name,
         )
         for o, t in tensors
     )
     moved = sum(t.nbytes * (2 if o.access == "update" else 1) for o, t in tensors)
+    moved = moved if elements else 0
     return Event(
         instruction.opcode,
         instruction.engine.name,
@@ -138,6 +226,9 @@ def _event(instruction: Instruction, elements: int, macs: int) -> Event:
         moved,
         macs,
         instruction.name or "",
+        core,
+        getattr(instruction, "rendezvous", 0),
+        *kernel_line(),
     )
 
 
@@ -164,7 +255,7 @@ def record() -> Iterator[Recording]:
 
 def open_launch(kernel: str) -> Launch:
     """A new launch, known to every open recording."""
-    launch = Launch(kernel, recording=bool(_recordings))
+    launch = Launch(kernel, recording=bool(_recordings), mode=selected())
     for recording in _recordings:
         recording.launches.append(launch)
     return launch

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from . import indexing
+from .addresses import invalidate_rivals
 from .constants import ON_CHIP, MemoryRegion
 from .dtypes import TABLE, Array, lookup, to_float32
 from .errors import IllegalProgram, NotModelled, UninitialisedRead
+from .view_methods import ViewMethods
 
 if TYPE_CHECKING:
     from .memory import Shape, Storage
 
 
-class NkiTensor:
+class NkiTensor(ViewMethods):
     """A window onto a storage.
 
     Attributes:
@@ -111,29 +113,46 @@ class NkiTensor:
     @property
     def start_partition(self) -> int:
         """On chip: the partition of the first row."""
-        return self.offset // self.row
+        return self.storage.partition + self.offset // self.row
 
     def __repr__(self) -> str:
         name = f"{self.name} " if self.name else ""
         return f"{name}{self.shape} {self.dtype} in {self.buffer.name}"
 
-    def is_contiguous(self) -> bool:
+    @property
+    def address(self) -> tuple[int, int] | None:
+        """Partition and byte offset, when the tensor was allocated at an explicit address."""
+        return self.storage.address
+
+    @property
+    def sim_value(self) -> Array:
+        """A copy of the elements: what the simulated memory holds."""
+        return self.array.copy()
+
+    @property
+    def device_value(self) -> None:
+        """What a device holds: nothing here."""
+        return None
+
+    def is_identity(self) -> bool:
+        """Whether the window is the whole tensor as it was allocated."""
+        return self.covers_storage() and self.shape == self.storage.shape
+
+    def is_dense(self) -> bool:
         """Whether the elements follow one another in the storage, in row-major order."""
-        return self.strides == indexing.row_major(self.shape) or all(
-            size == 1 or stride == expected
-            for size, stride, expected in zip(
-                self.shape, self.strides, indexing.row_major(self.shape), strict=True
-            )
+        return self.strides == indexing.row_major(self.shape) or (
+            indexing.single_step(self.shape, self.strides) == 1
         )
 
     def covers_storage(self) -> bool:
         """Whether the window is the whole storage, in order."""
         whole = math.prod(self.storage.shape) * TABLE[self.storage.dtype].itemsize
-        return self.nbytes == whole and self.is_contiguous()
+        return self.nbytes == whole and self.is_dense()
 
     # -- other windows -----------------------------------------------------------------------------
 
-    def _window(self, shape: Shape, strides: Shape, offset: int) -> NkiTensor:
+    def derive(self, shape: Shape, strides: Shape, offset: int) -> NkiTensor:
+        """Another window of the same type onto the same storage."""
         return NkiTensor(self.storage, shape, strides, offset, self.dtype)
 
     def __getitem__(self, index: object) -> NkiTensor:
@@ -142,9 +161,17 @@ class NkiTensor:
         )
         return NkiTensor(self.storage, shape, strides, self.offset + offset, self.dtype)
 
-    def reshape(self, *shape: int | Sequence[int]) -> NkiTensor:
-        """The same elements in another shape; on chip dimension 0 stays."""
-        new = indexing.flatten_shape(shape)
+    def reshape(
+        self,
+        *shape: int | Sequence[int],
+        new_shape: Sequence[int] | None = None,
+        **named: Sequence[int],
+    ) -> NkiTensor:
+        """The same elements in another shape; on chip dimension 0 stays.
+
+        SDK 2.30 calls the parameter ``new_shape`` or ``shape``.
+        """
+        new = indexing.flatten_shape(indexing.one_shape(shape, new_shape, named))
         if math.prod(new) != self.size or (self.on_chip and new[0] != self.shape[0]):
             kept = " and dimension 0, the partition" if self.on_chip else ""
             raise IllegalProgram(
@@ -158,7 +185,7 @@ class NkiTensor:
                 f"{self} to {new}",
                 "reshape before slicing",
             )
-        return self._window(new, strides, self.offset)
+        return self.derive(new, strides, self.offset)
 
     def view(self, dtype: str) -> NkiTensor:
         """The same bytes as another data type; the last dimension scales with the element size."""
@@ -197,87 +224,28 @@ class NkiTensor:
             indirect_dim: the dimension that a dynamic offset counts.
             dtype: reinterpret the tensor's bytes as this type first.
 
+        On a sliced tensor the offset counts from the slice's first element (`view_patterns`).
+
         Raises:
             IllegalProgram: outside the tensor, or not an access pattern of its memory.
-            NotModelled: on a sliced view (documents disagree about what the offset is relative to).
+            NotModelled: on a sliced tensor, where documents disagree about this pattern.
         """
-        if not self.covers_storage():
-            raise NotModelled(
-                "ap",
-                "an access pattern on a sliced tensor is not modelled",
-                str(self),
-                "use .ap on the tensor itself",
-            )
         base = self if dtype is None or dtype == self.dtype else self.view(dtype)
-        if scalar_offset is None and vector_offset is None:
-            window = indexing.access_pattern(base, pattern, offset or 0)
-            return NkiTensor(self.storage, *window, base.dtype)
-        from .indirect import indirect_window  # imports this module
+        first = 0 if offset is None else offset
+        dynamic = scalar_offset is not None or vector_offset is not None
+        if dynamic:
+            from .indirect import indirect_window  # imports this module
 
-        return indirect_window(
-            base, pattern, offset or 0, scalar_offset, vector_offset, indirect_dim
-        )
+            return indirect_window(base, pattern, first, scalar_offset, vector_offset, indirect_dim)
+        return NkiTensor(self.storage, *base.pattern_window(pattern, first), base.dtype)
 
-    def slice(self, dim: int, start: int, end: int, step: int = 1) -> NkiTensor:
-        """Elements ``start:end:step`` of dimension `dim`."""
-        return self[(slice(None),) * dim + (slice(start, end, step),)]
+    def pattern_window(self, pattern: Sequence[Sequence[int]], offset: int) -> indexing.Window:
+        """Shape, strides and offset of an access pattern on this window."""
+        if self.covers_storage():
+            return indexing.access_pattern(self, pattern, offset)
+        from .view_patterns import window
 
-    def select(self, dim: int, index: int) -> NkiTensor:
-        """Element `index` of dimension `dim`, which is dropped (on chip dimension 0 is kept)."""
-        return self[(slice(None),) * dim + (index,)]
-
-    def permute(self, dims: Sequence[int]) -> NkiTensor:
-        """The dimensions in another order; on chip dimension 0 stays first."""
-        order = tuple(dims)
-        if sorted(order) != list(range(self.ndim)) or (self.on_chip and order[0] != 0):
-            raise IllegalProgram(
-                "permute", "orders all dimensions, the partition first", f"{order} of {self}"
-            )
-        return self._window(
-            tuple(self.shape[d] for d in order), tuple(self.strides[d] for d in order), self.offset
-        )
-
-    def broadcast(self, dim: int, size: int) -> NkiTensor:
-        """Repeat dimension `dim`, of size 1, `size` times."""
-        if self.shape[dim] != 1 or (self.on_chip and dim == 0):
-            raise IllegalProgram(
-                "broadcast", "repeats a free dimension of size 1", f"dimension {dim} of {self}"
-            )
-        shape, strides = list(self.shape), list(self.strides)
-        shape[dim], strides[dim] = size, 0
-        return self._window(tuple(shape), tuple(strides), self.offset)
-
-    def expand_dim(self, dim: int) -> NkiTensor:
-        """A new dimension of size 1 before dimension `dim`."""
-        if not (1 if self.on_chip else 0) <= dim <= self.ndim:
-            raise IllegalProgram(
-                "expand_dim", "inserts a free dimension", f"dimension {dim} of {self}"
-            )
-        shape, strides = list(self.shape), list(self.strides)
-        shape.insert(dim, 1)
-        strides.insert(dim, 0)
-        return self._window(tuple(shape), tuple(strides), self.offset)
-
-    def squeeze_dim(self, dim: int) -> NkiTensor:
-        """Drop dimension `dim`, of size 1."""
-        if self.shape[dim] != 1 or (self.on_chip and (dim == 0 or self.ndim == 2)):
-            raise IllegalProgram(
-                "squeeze_dim", "drops a free dimension of size 1", f"dimension {dim} of {self}"
-            )
-        return self._window(
-            self.shape[:dim] + self.shape[dim + 1 :],
-            self.strides[:dim] + self.strides[dim + 1 :],
-            self.offset,
-        )
-
-    def reshape_dim(self, dim: int, shape: Sequence[int]) -> NkiTensor:
-        """Split dimension `dim` into `shape`."""
-        return self.reshape((*self.shape[:dim], *shape, *self.shape[dim + 1 :]))
-
-    def flatten_dims(self, start: int, end: int) -> NkiTensor:
-        """Merge dimensions `start` to `end` (inclusive) into one."""
-        merged = math.prod(self.shape[start : end + 1])
-        return self.reshape((*self.shape[:start], merged, *self.shape[end + 1 :]))
+        return window(self, pattern, offset)
 
     # -- what instructions do with it --------------------------------------------------------------
 
@@ -286,13 +254,22 @@ class NkiTensor:
         storage = self.storage
         if not storage.unwritten:
             return
-        written = self._written_mask().all(axis=-1)
+        if storage.hollow:
+            written: Array = np.zeros((1,) * self.ndim, np.bool_)
+        else:
+            written = np.asarray(self._written_mask().all(axis=-1))
         if not written.all():
             first = tuple(int(i) for i in np.argwhere(~written)[0])
+            how = (
+                "has never been written"
+                if storage.rivals is None
+                else "holds nothing of its own: a tensor at an overlapping address may have "
+                "overwritten it"
+            )
             raise UninitialisedRead(
                 operation,
                 f"{role} must have been written before it is read",
-                f"{self}, whose element {first} has never been written",
+                f"{self}, whose element {first} {how}",
                 "write it first (nisa.memset, nisa.dma_copy), or read only what is written",
             )
 
@@ -300,9 +277,11 @@ class NkiTensor:
         """Note that every element of the window now holds a value."""
         storage = self.storage
         storage.dirty = True
+        if storage.rivals is not None:
+            self._overwrite(None)
         if not storage.unwritten:
             return
-        if self.covers_storage():
+        if storage.hollow or self.covers_storage():
             storage.complete()
             return
         mask = self._written_mask()
@@ -319,9 +298,26 @@ class NkiTensor:
         """Note that the elements chosen by a bool array of the window's shape now hold a value."""
         storage = self.storage
         storage.dirty = True
+        if storage.rivals is not None:
+            self._overwrite(chosen)
         if storage.unwritten:
             self._written_mask()[chosen] = True
             storage.recount()
+
+    def _overwrite(self, chosen: Array | None) -> None:
+        """Make tensors at overlapping addresses forget what the written elements covered."""
+        if self.storage.constant:
+            raise IllegalProgram(
+                "nl.shared_constant", "a constant is never written", f"a write to {self}"
+            )
+        size = self.itemsize
+        touched = np.zeros(self.storage.length, np.bool_)
+        strides = [stride * size for stride in self.strides]
+        window = np.ndarray(
+            (*self.shape, size), np.bool_, touched, self.offset * size, (*strides, 1)
+        )
+        window[... if chosen is None else chosen] = True
+        invalidate_rivals(self.storage, touched)
 
     def written_map(self) -> Array:
         """Which elements of the window have been written, as a bool array of its shape."""

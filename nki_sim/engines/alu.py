@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..constants import Engine
+from ..constants import Engine, NcVersion
 from ..dtypes import FLOAT32, INTEGERS, Array, store, to_float32
-from ..errors import IllegalProgram, NotModelled
+from ..errors import IllegalProgram
 from ..operators import OPS, Op
 from ..views import NkiTensor
-from .base import Rule, Sizes
+from .base import Rule, Sizes, require_platform
 
 
 def write(dst: NkiTensor, values: Array) -> None:
@@ -66,11 +66,17 @@ def apply_into(dst: NkiTensor, op: Op, left: Any, right: Any, reverse: bool) -> 
 def require_op(operation: str, role: str, op: object, legal: tuple[Op, ...]) -> Op:
     """`op` when it is one of the legal operators."""
     if not isinstance(op, Op) or op not in legal:
-        if isinstance(op, Op) and not op.modelled:
-            raise NotModelled(operation, f"{role}={op!r} is not modelled")
         names = ", ".join(repr(one) for one in legal)
         raise IllegalProgram(operation, f"{role} must be one of {names}", repr(op))
     return op
+
+
+def require_alu(operation: str, role: str, op: object, legal: tuple[Op, ...]) -> Op:
+    """`op` when it is one of the legal ALU operators and the platform has it."""
+    found = require_op(operation, role, op, legal)
+    if _is_late(found):
+        require_platform(operation, f"{role}={found!r}", found.alu_since)
+    return found
 
 
 def _bitwise_on_integers(instruction: Any, _: Sizes) -> str | None:
@@ -92,14 +98,19 @@ BITWISE_ON_INTEGERS = Rule(
 )
 
 
+def _is_late(op: Op) -> bool:
+    return op.alu_since is not NcVersion.gen2
+
+
 def _bitwise_on_vector(instruction: Any, _: Sizes) -> str | None:
-    if instruction.is_bitwise() and instruction.engine is not Engine.vector:
-        return f"engine={instruction.engine!r}"
-    return None
+    if instruction.engine is Engine.vector:
+        return None
+    late = any(op is not None and _is_late(op) for op in instruction.operators())
+    return f"engine={instruction.engine!r}" if late or instruction.is_bitwise() else None
 
 
 BITWISE_ON_VECTOR = Rule(
-    "bitwise operators run on the vector engine",
+    "bitwise operators, and abs_max, abs_min, square and relu, run on the vector engine",
     _bitwise_on_vector,
     "leave the engine out",
     "ALU operator table",

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion
+from ..column_indirect import ColumnIndirect
+from ..constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion, NcVersion
 from ..dtypes import NUMBERS
 from ..errors import IllegalProgram, NotModelled
-from ..machine import PARTITIONS, Program, current
+from ..handles import NkiInstruction
+from ..indirect import IndirectTensor
+from ..machine import PARTITIONS, PLATFORM_OF, Program, current
 from ..views import NkiTensor
 
 Sizes = dict[str, int]
@@ -27,6 +30,7 @@ REACH: dict[Engine, tuple[MemoryRegion, ...]] = {
     Engine.scalar: ON_CHIP,
     Engine.gpsimd: (SBUF,),
     Engine.dma: (SBUF, MemoryRegion.private_hbm, MemoryRegion.shared_hbm),
+    Engine.sync: (SBUF, MemoryRegion.private_hbm, MemoryRegion.shared_hbm),
 }
 """Which memories each engine can reach (NKI 0.3 and newer: neither GpSimd nor DMA touches PSUM)."""
 
@@ -47,6 +51,7 @@ class Operand:
         dtypes: its legal element types.
         scalar: a Python number may stand in its place.
         optional: None may stand in its place.
+        many: it is a list of such tensors.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Operand:
     dtypes: tuple[str, ...] = NUMBERS
     scalar: bool = False
     optional: bool = False
+    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,9 @@ class Instruction:
         fidelity: ``exact`` or ``approximate`` compared with the hardware, as far as documents say.
         cost: the published cycle formula (N: elements per partition of `work`).
         example: settings of a legal instance, for generated tests.
+        since, engine_since: the first platform that has it; later ones of some engines.
+        cores: how many cores it takes.
+        meets: it waits for other cores or ranks.
     """
 
     opcode: ClassVar[str]
@@ -117,9 +126,16 @@ class Instruction:
     fidelity: ClassVar[str] = "exact"
     cost: ClassVar[str] = "max(64, N)"
     example: ClassVar[dict[str, Any]] = {}
+    since: ClassVar[NcVersion] = NcVersion.gen2
+    engine_since: ClassVar[dict[Engine, NcVersion]] = {}
+    cores: ClassVar[int] = 1
+    meets: ClassVar[bool] = False
 
     engine: Engine = field(default=Engine.unknown, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
+    scattered: list[tuple[ColumnIndirect, NkiTensor]] | None = field(
+        default=None, init=False, kw_only=True
+    )
 
     # -- what a subclass provides ------------------------------------------------------------------
 
@@ -135,26 +151,73 @@ class Instruction:
         """Multiply-accumulates."""
         return 0
 
+    def read_window(self, operand: Operand, value: NkiTensor) -> NkiTensor:
+        """The part of an input that is really read, and so must have been written."""
+        return value
+
     # -- life of an instruction --------------------------------------------------------------------
 
-    def issue(self) -> None:
+    def issue(self) -> NkiInstruction:
         """Check, execute and account this instruction in the running program."""
         program = current(self.opcode)
         if self.name:
             program.claim_name("instruction", self.name, self.opcode)
-        sizes = self.check()
+        sizes = self.check() if program.seat is None else program.seat.check(self)
+        if program.watcher is None:
+            self.run(program)
+        else:
+            program.watcher.run(self, program)
+        if self.scattered is not None:
+            for columns, result in self.scattered:
+                columns.scatter(result, self.opcode, self.engine)
+        if self.name:
+            program.numbers[self.name] = program.launch.issued
+        program.launch.add(self, self.worked(), self.macs(sizes))
+        return NkiInstruction(program.launch, program.launch.issued - 1, self.opcode)
+
+    def worked(self) -> int:
+        """Elements processed."""
+        elements: int = getattr(self, self.work).size
+        return elements
+
+    def run(self, program: Program) -> None:
+        """Compute, and note in the memories what has been written; on shapes the latter only."""
+        if not program.numeric:
+            self._run_on_shapes(program)
+            return
+        written = [
+            (operand, tensor)
+            for operand in self.operands
+            if operand.access is not READ and (tensor := getattr(self, operand.name)) is not None
+        ]
+        for operand, tensor in written:
+            storage = tensor.storage
+            if storage.fresh and self.overwrites(operand) and tensor.covers_storage():
+                storage.fresh = False  # no byte of what was there before will be seen
+            if storage.locked:
+                raise self.refuse(
+                    f"argument {storage.name} can be written", "a read-only array", "pass a copy"
+                )
         self.execute(program)
-        for operand in self.operands:
+        for operand, tensor in written:
+            self.settle(operand, tensor)
+
+    def overwrites(self, operand: Operand) -> bool:
+        """Whether all elements of an operand are written, whatever the data."""
+        return operand.access is WRITE and type(self).settle is Instruction.settle
+
+    def _run_on_shapes(self, program: Program) -> None:
+        """Note what would have been written, and what was assumed of data that are not there."""
+        for operand, tensor in self.tensors():
+            if type(tensor) is not NkiTensor:
+                program.launch.assume(f"{self.opcode}: the dynamic offset of {operand.name} is 0")
             if operand.access is not READ:
-                tensor = getattr(self, operand.name)
-                if tensor is not None:
-                    self.settle(operand, tensor)
-        program.launch.add(self, getattr(self, self.work).size, self.macs(sizes))
+                tensor.mark_written()
 
     def settle(self, operand: Operand, tensor: NkiTensor) -> None:
         """Note in the memory that an operand has been written."""
         tensor.mark_written()
-        if tensor.buffer is PSUM:
+        if tensor.buffer is PSUM and current(self.opcode).checked:
             mark_foreign(tensor)
 
     def tensors(self) -> Iterator[tuple[Operand, NkiTensor]]:
@@ -163,6 +226,8 @@ class Instruction:
             value = getattr(self, operand.name)
             if isinstance(value, NkiTensor):
                 yield operand, value
+            elif operand.many:
+                yield from ((operand, item) for item in value)
 
     # -- checks ------------------------------------------------------------------------------------
 
@@ -170,16 +235,22 @@ class Instruction:
         """The sizes of the axes of a legal instruction with initialised inputs; raise otherwise."""
         self._settle_engine()
         sizes: Sizes = {}
+        if not current(self.opcode).checked:
+            self._measure(sizes)
+            return sizes
         fresh: list[tuple[str, NkiTensor]] = []
         for operand in self.operands:
             value = getattr(self, operand.name)
-            if type(value) is not NkiTensor:
+            if type(value) is not NkiTensor or operand.many:
+                if operand.many:
+                    fresh += self._check_many(operand, value, sizes)
+                    continue
                 value = self.stand_in(operand, value)
                 if value is None:
                     continue
             self._check_operand(operand, value, sizes)
             if operand.access is READ and value.storage.unwritten:
-                fresh.append((operand.name, value))
+                fresh.append((operand.name, self.read_window(operand, value)))
         self._check_limits(sizes)
         for rule in self.rules:
             received = rule.broken_by(self, sizes)
@@ -188,6 +259,31 @@ class Instruction:
         for role, tensor in fresh:
             tensor.require_written(self.opcode, role)
         return sizes
+
+    def _check_many(
+        self, operand: Operand, values: object, sizes: Sizes
+    ) -> list[tuple[str, NkiTensor]]:
+        """Check a list of tensors like one each; those that must have been written."""
+        if not isinstance(values, list | tuple) or not values:
+            raise self.refuse(f"{operand.name} must be a list of tensors", repr(values))
+        fresh = []
+        for number, value in enumerate(values):
+            tensor: Any = value if type(value) is NkiTensor else self.stand_in(operand, value)
+            self._check_operand(operand, tensor, sizes)
+            if operand.access is READ and tensor.storage.unwritten:
+                fresh.append((f"{operand.name}[{number}]", self.read_window(operand, tensor)))
+        return fresh
+
+    def _measure(self, sizes: Sizes) -> None:
+        """Bind the axes without comparing anything."""
+        for operand, value in self.tensors():
+            if type(value) is not NkiTensor and value.on_chip:
+                self.resolve_window(operand, value)
+            axes = operand.axes
+            if len(axes) == 1:
+                sizes[axes] = value.size
+            else:
+                sizes[axes[0]], sizes[axes[1]] = value.partitions, value.free
 
     def refuse(self, rule: str, received: str, remedy: str = "") -> IllegalProgram:
         """The error for a broken rule of this instruction."""
@@ -199,6 +295,10 @@ class Instruction:
         elif self.engine not in self.engines:
             legal = ", ".join(engine.name for engine in self.engines)
             raise self.refuse(f"runs on {legal}", f"engine={self.engine!r}", "leave the engine out")
+        needed = self.engine_since.get(self.engine, self.since)
+        if needed is not NcVersion.gen2:
+            where = f" on the {self.engine.name} engine" if self.engine in self.engine_since else ""
+            require_platform(self.opcode, f"this instruction{where}", needed)
 
     def stand_in(self, operand: Operand, value: object) -> NkiTensor | None:
         """The tensor to check for `value`, which is no plain tensor; None for a legal number."""
@@ -207,14 +307,49 @@ class Instruction:
         if operand.scalar and type(value) in (int, float):
             return None
         if isinstance(value, NkiTensor):
-            raise NotModelled(
-                self.opcode,
-                "dynamic offsets are modelled in DMAs only",
-                f"{operand.name} {value}",
-                "copy it with a DMA",
-            )
+            return self.resolve_window(operand, value)
         what = "a tensor" + " or a Python number" * operand.scalar
         raise self.refuse(f"{operand.name} must be {what}", f"{type(value).__name__} {value!r}")
+
+    def resolve_window(self, operand: Operand, value: NkiTensor) -> NkiTensor:
+        """Put the plain window that a dynamic offset selects now in an operand's place."""
+        program = current(self.opcode)
+        if not value.on_chip:
+            raise self._wrong_memory(operand, value)
+        if not program.numeric:
+            program.launch.assume(f"{self.opcode}: the dynamic offset of {operand.name} is 0")
+            window = NkiTensor(value.storage, value.shape, value.strides, value.offset, value.dtype)
+        elif isinstance(value, IndirectTensor):
+            window = value.on_chip_window(self.opcode)
+        else:
+            assert isinstance(value, ColumnIndirect)
+            window = self._place_columns(operand, value)
+        setattr(self, operand.name, window)
+        return window
+
+    def _place_columns(self, operand: Operand, value: ColumnIndirect) -> NkiTensor:
+        """A tensor with the columns of an input, or one to scatter an output's columns from."""
+        if self.engine is Engine.dma or operand.axes[1:] in ("", "1"):
+            raise self.refuse(
+                f"{operand.name} has no column offsets", str(value), "copy the columns first"
+            )
+        check_start_partition(self.opcode, operand.name, value.source)
+        if operand.access is READ:
+            if value.index.start_partition != value.source.start_partition:
+                raise self.refuse(
+                    f"{operand.name} starts on the same partition as its column offsets",
+                    f"{value.source} and {value.index}",
+                )
+            return value.gathered(self.opcode, self.engine)
+        if operand.access is UPDATE:
+            raise NotModelled(
+                self.opcode, "scattering into an updated operand is not modelled", str(value)
+            )
+        if self.engine is Engine.scalar and value.buffer is PSUM:
+            raise self.refuse("the scalar engine scatters to SBUF only", str(value))
+        target = value.target()
+        self.scattered = [*(self.scattered or []), (value, target)]
+        return target
 
     def _check_operand(self, operand: Operand, value: NkiTensor, sizes: Sizes) -> None:
         """Memory, type, sizes and start partition of one operand."""
@@ -240,7 +375,9 @@ class Instruction:
     def _bind_axis(
         self, axis: str, size: int, operand: Operand, value: NkiTensor, sizes: Sizes
     ) -> None:
-        expected = sizes.setdefault(axis, int(axis) if axis.isdigit() else size)
+        expected = sizes.get(axis)
+        if expected is None:
+            expected = sizes[axis] = int(axis) if axis.isdigit() else size
         if expected != size:
             kind = "elements" if len(operand.axes) == 1 else "[partitions, elements per partition]"
             raise self.refuse(
@@ -276,12 +413,25 @@ class Instruction:
         )
 
 
+def require_platform(operation: str, what: str, since: NcVersion) -> None:
+    """Raise unless the running program's platform is `since` or a later one."""
+    platform = current(operation).platform
+    if platform.version < since:
+        first = PLATFORM_OF[since].name
+        raise IllegalProgram(
+            operation,
+            f"{what} exists from {first} on",
+            platform.name,
+            f"set NEURON_PLATFORM_TARGET_OVERRIDE={first} if the kernel is for it",
+        )
+
+
 def check_start_partition(operation: str, role: str, tensor: NkiTensor) -> None:
     """Raise unless an on-chip window starts on a partition that its height allows.
 
     1..32 rows start at 0, 32, 64 or 96; 33..64 rows at 0 or 64; more at 0.
     """
-    if not tensor.offset:
+    if not tensor.offset and not tensor.storage.partition:
         return
     start, rows = tensor.start_partition, tensor.partitions
     step = 32 if rows <= 32 else 64 if rows <= 64 else PARTITIONS

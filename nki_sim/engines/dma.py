@@ -10,8 +10,10 @@ import numpy as np
 from ..constants import HBM, SBUF, DgeMode, Engine, OobMode
 from ..dtypes import TABLE, Array, store, to_float32
 from ..indirect import IndirectTensor
-from ..machine import Program
+from ..machine import Program, current
+from ..schedule import call_site
 from ..views import NkiTensor
+from . import dge
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
 from .copies import copy_cast
 
@@ -21,15 +23,6 @@ _REACH = (SBUF, *HBM)
 def _hwdge_casts(instruction: Any, _: Sizes) -> str | None:
     if instruction.dge_mode is DgeMode.hwdge and instruction.dst.dtype != instruction.src.dtype:
         return f"{instruction.src} to {instruction.dst}"
-    return None
-
-
-def _vector_needs_software(instruction: Any, _: Sizes) -> str | None:
-    indirect = [
-        t for t in (instruction.dst, instruction.src) if isinstance(t, IndirectTensor) and t.vector
-    ]
-    if indirect and instruction.dge_mode in (DgeMode.hwdge, DgeMode.none):
-        return f"dge_mode={instruction.dge_mode!r} with a vector_offset"
     return None
 
 
@@ -51,12 +44,11 @@ class DmaCopy(Instruction):
             "use another dge_mode",
             "dma_copy, NKI 0.3",
         ),
-        Rule(
-            "a vector_offset needs software descriptors",
-            _vector_needs_software,
-            "use dge_mode.swdge",
-            "dma_copy",
-        ),
+        dge.HWDGE_SINCE_TRN2,
+        dge.VECTOR_NEEDS_SWDGE,
+        dge.BATCH,
+        dge.QUEUE,
+        dge.PRIORITY,
     )
     numerics: ClassVar[str] = "bit copy between equal types, else through fp32"
     cost: ClassVar[str] = "about 2 us + bytes / bandwidth"
@@ -65,13 +57,13 @@ class DmaCopy(Instruction):
     src: NkiTensor
     oob_mode: OobMode = OobMode.error
     dge_mode: DgeMode = DgeMode.unknown
+    queue: Engine = Engine.unknown
+    priority: int | None = None
 
     def stand_in(self, operand: Operand, value: object) -> NkiTensor | None:
-        return (
-            value
-            if isinstance(value, IndirectTensor)
-            else Instruction.stand_in(self, operand, value)
-        )
+        if isinstance(value, IndirectTensor) and not value.on_chip:
+            return value
+        return Instruction.stand_in(self, operand, value)
 
     def execute(self, program: Program) -> None:
         if isinstance(self.src, IndirectTensor):
@@ -85,13 +77,21 @@ class DmaCopy(Instruction):
     def settle(self, operand: Operand, tensor: NkiTensor) -> None:
         """Done by `execute`, which knows which rows were skipped."""
 
+    def overwrites(self, operand: Operand) -> bool:
+        return not isinstance(self.src, IndirectTensor)
+
     def _gather(self, src: IndirectTensor) -> None:
         if isinstance(self.dst, IndirectTensor):
             raise self.refuse(
                 "one side of a DMA has a dynamic offset", f"{self.src} and {self.dst}"
             )
+        window = src.resolved(self.opcode)
+        if window is not None:
+            copy_cast(self.dst, window, self.opcode)
+            self.dst.mark_written()
+            return
         places, rows = src.elements(self.opcode, self.oob_mode)
-        values = _flat(src)[np.where(_rows(rows, places), places, 0)]
+        values = src.storage_elements()[np.where(_rows(rows, places), places, 0)]
         target = self.dst.array
         if rows.all():
             _assign(target, values.reshape(target.shape))
@@ -104,19 +104,25 @@ class DmaCopy(Instruction):
         self.dst.mark_written_where(chosen)
 
     def _scatter(self, dst: IndirectTensor) -> None:
+        window = dst.resolved(self.opcode)
+        if window is not None:
+            copy_cast(window, self.src, self.opcode)
+            window.mark_written()
+            return
         places, rows = dst.elements(self.opcode, self.oob_mode)
+        repeated = dst.repeated_index(rows) if dst.vector else None
+        if repeated is not None:
+            current(self.opcode).launch.find(
+                f"dma_copy ({call_site()}): scatters to row {repeated} of {dst} more than once; "
+                "which of them stays is undefined (here: the last)"
+            )
         chosen = places[rows]
-        flat = _flat(dst)
+        flat = dst.storage_elements()
         values = self.src.array.reshape(places.shape)[rows]
         converted = np.empty(values.shape, flat.dtype)
         _assign(converted, values)
         flat[chosen] = converted
         dst.mark_elements(chosen.reshape(-1))
-
-
-def _flat(tensor: IndirectTensor) -> Array:
-    """All elements of the tensor behind an indirect window."""
-    return np.ndarray((tensor.limit,), tensor.storage.element(tensor.dtype), tensor.storage.buffer)
 
 
 def _rows(rows: Array, places: Array) -> Array:

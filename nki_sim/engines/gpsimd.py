@@ -34,7 +34,12 @@ def _bad_pattern(instruction: Any, sizes: Sizes) -> str | None:
     pattern = instruction.pattern
     legal = isinstance(pattern, list | tuple) and 1 <= len(pattern) <= 4
     legal = legal and all(
-        len(p) == 2 and type(p[0]) is int and type(p[1]) is int and p[1] >= 1 for p in pattern
+        isinstance(p, list | tuple)
+        and len(p) == 2
+        and type(p[0]) is int
+        and type(p[1]) is int
+        and p[1] >= 1
+        for p in pattern
     )
     if not legal:
         return repr(pattern)

@@ -19,6 +19,7 @@ SEARCH_WIDTH = Limit(
     "N", 16384, "max8", lowest=8, remedy="search in parts and then among their winners"
 )
 INDEX_TYPES = ("uint16", "uint32")
+_AT_ONCE = 1 << 15  # elements of data: up to here one comparison with all 8 values is faster
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +78,11 @@ def find_successive(
     """
     ordered = np.sort(values, axis=1)
     repeated = bool((ordered[:, 1:] == ordered[:, :-1]).any())
+    if not repeated and data.size <= _AT_ONCE:
+        everywhere = data[:, None, :] == values[:, :, None]
+        first = everywhere.argmax(axis=2)
+        hit = np.take_along_axis(everywhere, first[:, :, None], axis=2)[:, :, 0]
+        return np.where(hit, first, missing)
     free = np.ones(data.shape, np.bool_)
     found = np.empty(values.shape, np.int64)
     rows = np.arange(data.shape[0])

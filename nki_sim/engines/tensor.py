@@ -10,14 +10,28 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..constants import PSUM, SBUF, Engine, MatmulPerfMode, NcVersion
-from ..dtypes import MATMUL_TYPES, NUMBERS, Array
-from ..errors import IllegalProgram, NotModelled
+from ..dtypes import FP8, MATMUL_TYPES, NUMBERS, Array, round_to_tfloat32
+from ..errors import IllegalProgram
 from ..machine import PSUM_BANK_BYTES, Program, current
+from ..operators import OPS
 from ..views import NkiTensor
-from .alu import write
-from .base import READ, UPDATE, WRITE, Instruction, Limit, Operand, Rule, Sizes
+from .alu import apply_into, write
+from .base import (
+    READ,
+    UPDATE,
+    WRITE,
+    Instruction,
+    Limit,
+    Operand,
+    Rule,
+    Sizes,
+    check_start_partition,
+    require_platform,
+)
 
+_ADD = OPS["add"]
 _WIDE = ("float32", "tfloat32")
+_RESULT_TYPES = ("float32", *(t for t in MATMUL_TYPES if t != "float32"))
 
 
 def _mixed_precision(instruction: Any, _: Sizes) -> str | None:
@@ -25,11 +39,31 @@ def _mixed_precision(instruction: Any, _: Sizes) -> str | None:
     return f"{instruction.stationary} and {instruction.moving}" if wide[0] != wide[1] else None
 
 
-def _late_types(instruction: Any, _: Sizes) -> str | None:
-    if current(instruction.opcode).platform.version is NcVersion.gen4:
+def _mixed_fp8(instruction: Any, _: Sizes) -> str | None:
+    first, second = instruction.stationary.dtype, instruction.moving.dtype
+    if first != second and {first, second} == {"float8_e4m3", "float8_e4m3fn"}:
+        return f"{instruction.stationary} and {instruction.moving}"
+    return None
+
+
+def _bad_double_row(instruction: Any, _: Sizes) -> str | None:
+    if not instruction.double_row:
         return None
+    size = instruction.tile_size
+    return f"tile_size={size}" if size and size[1] != 128 else None
+
+
+_DOUBLE_ROW_TEXT = "double_row takes fp8 of shapes [K, 2, M] and [K, 2, N]"
+_DOUBLE_ROW_REMEDY = "give both operands a first free dimension of 2"
+
+
+def _on_gen4(instruction: Any) -> bool:
+    return current(instruction.opcode).platform.version is NcVersion.gen4
+
+
+def _late_types(instruction: Any, _: Sizes) -> str | None:
     late = [t for t in (instruction.stationary, instruction.moving) if t.dtype == "float8_e4m3fn"]
-    return str(late[0]) if late else None
+    return str(late[0]) if late and not _on_gen4(instruction) else None
 
 
 def _crosses_bank(instruction: Any, _: Sizes) -> str | None:
@@ -39,7 +73,9 @@ def _crosses_bank(instruction: Any, _: Sizes) -> str | None:
     first = dst.offset % dst.row
     last = first + sum(s * (n - 1) for s, n in zip(dst.strides[1:], dst.shape[1:], strict=True))
     banks = [place * dst.itemsize // PSUM_BANK_BYTES for place in (first, last)]
-    return f"dst {dst}, bytes of banks {banks[0]} to {banks[1]}" if banks[0] != banks[1] else None
+    if banks[0] == banks[1] or (instruction.opcode == "nc_matmul" and _on_gen4(instruction)):
+        return None
+    return f"dst {dst}, bytes of banks {banks[0]} to {banks[1]}"
 
 
 IN_ONE_BANK = Rule(
@@ -53,13 +89,59 @@ IN_ONE_BANK = Rule(
 def _result_type(instruction: Any, _: Sizes) -> str | None:
     dst = instruction.dst.dtype
     if instruction.is_transpose:
-        return (
-            f"dst {instruction.dst} for {instruction.stationary}"
-            if dst != instruction.stationary.dtype
-            else None
-        )
-    late = current(instruction.opcode).platform.version is NcVersion.gen4
-    return None if dst == "float32" or (late and dst == "bfloat16") else str(instruction.dst)
+        if keeps_type(instruction.dst, instruction.stationary):
+            return None
+        return f"dst {instruction.dst} for {instruction.stationary}"
+    legal = dst == "float32" or (dst == "bfloat16" and _on_gen4(instruction))
+    return None if legal else str(instruction.dst)
+
+
+def keeps_type(dst: NkiTensor, data: NkiTensor) -> bool:
+    """Whether the tensor engine can transpose `data` into `dst` as far as types go."""
+    return dst.dtype == data.dtype or (data.itemsize == 1 and dst.itemsize == 2)
+
+
+def two_bytes_each(dst: NkiTensor) -> NkiTensor | None:
+    """The window of two-byte elements that a transpose of one-byte data writes, if there is one.
+
+    The tensor engine writes such elements as 16 bits, the upper 8 zero: `dst` has two-byte
+    elements, or one-byte elements 2 apart.
+    """
+    if dst.itemsize == 2:
+        return dst if dst.dtype == "uint16" else dst.view("uint16")
+    places = (dst.offset, *(s for s, n in zip(dst.strides, dst.shape, strict=True) if n > 1))
+    if dst.row % 2 or any(place % 2 for place in places):
+        return None
+    halves = tuple(stride // 2 for stride in dst.strides)
+    return NkiTensor(dst.storage, dst.shape, halves, dst.offset // 2, "uint16")
+
+
+def _narrow_step(dst: NkiTensor, data: NkiTensor) -> str | None:
+    if data.itemsize != 1 or dst.storage.widened or two_bytes_each(dst) is not None:
+        return None
+    return f"dst {dst} with strides {dst.strides} for {data}"
+
+
+_NARROW_TEXT = (
+    "one-byte elements are written as two bytes: dst has a step of 2, or two-byte elements"
+)
+_NARROW_REMEDY = "allocate twice the elements in PSUM and write to every second one with .ap"
+
+
+def transpose_into(dst: NkiTensor, data: NkiTensor) -> None:
+    """dst = data.T, bit for bit."""
+    turned = data.rows().T
+    wide = two_bytes_each(dst) if data.itemsize == 1 and not dst.storage.widened else None
+    if wide is None:
+        dst.array[...] = turned.reshape(dst.shape)
+    else:
+        wide.array[...] = turned.reshape(dst.shape).view(np.uint8)
+
+
+def settle_transpose(instruction: Any, operand: Operand, dst: NkiTensor, data: NkiTensor) -> None:
+    """Note what `transpose_into` has written."""
+    wide = two_bytes_each(dst) if data.itemsize == 1 and not dst.storage.widened else None
+    Instruction.settle(instruction, operand, dst if wide is None else wide)
 
 
 def _bad_tiling(instruction: Any, sizes: Sizes) -> str | None:
@@ -84,13 +166,15 @@ class NcMatmul(Instruction):
     """dst[M, N] (+)= stationary[K, M].T @ moving[K, N], accumulated in PSUM in fp32.
 
     The first matmul into fresh PSUM overwrites, later ones add; `accumulate` forces either. With
-    `is_transpose`, stationary is the data, moving an identity, and dst the exact transpose.
+    `is_transpose`, stationary is the data, moving an identity, and dst the exact transpose. With
+    `perf_mode` double_row, stationary [K, 2, M] and moving [K, 2, N] hold fp8 and the contraction
+    runs over K and the 2.
     """
 
     opcode: ClassVar[str] = "nc_matmul"
     engines: ClassVar = (Engine.tensor,)
-    operands: ClassVar = (
-        Operand("dst", "MN", UPDATE, memories=(PSUM,), dtypes=("float32", "bfloat16", "float16")),
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("dst", "MN", UPDATE, memories=(PSUM,), dtypes=(*_RESULT_TYPES, "uint16")),
         Operand("stationary", "KM", READ, memories=(SBUF,), dtypes=MATMUL_TYPES),
         Operand("moving", "KN", READ, memories=(SBUF,), dtypes=MATMUL_TYPES),
     )
@@ -108,7 +192,7 @@ class NcMatmul(Instruction):
             "N", 512, "nl.tile_size.gemm_moving_fmax", remedy="split the moving's free dimension"
         ),
     )
-    rules: ClassVar = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "float8_e4m3fn multiplies from trn3 on",
             _late_types,
@@ -117,9 +201,27 @@ class NcMatmul(Instruction):
         ),
         Rule("fp32 multiplies fp32 only", _mixed_precision, "convert one operand", "nc_matmul"),
         Rule(
+            "float8_e4m3 and float8_e4m3fn are not mixed",
+            _mixed_fp8,
+            "use one of the two",
+            "nc_matmul",
+        ),
+        Rule(
+            f"{_DOUBLE_ROW_TEXT}, without column tiling",
+            _bad_double_row,
+            "tile rows only",
+            "nc_matmul",
+        ),
+        Rule(
             "dst is float32 (bfloat16 too on trn3); a transpose keeps its data's type",
             _result_type,
             "allocate the PSUM tile accordingly",
+            "nc_matmul",
+        ),
+        Rule(
+            _NARROW_TEXT,
+            lambda i, _: _narrow_step(i.dst, i.stationary) if i.is_transpose else None,
+            _NARROW_REMEDY,
             "nc_matmul",
         ),
         IN_ONE_BANK,
@@ -134,7 +236,7 @@ class NcMatmul(Instruction):
     numerics: ClassVar[str] = (
         "inputs at their type, products and sums in fp32 (order unspecified); transposes exact"
     )
-    cost: ClassVar[str] = "max(min(64, M), N), 4x for fp32"
+    cost: ClassVar[str] = "max(min(64, M), N), 4x for fp32, half for double_row"
 
     dst: NkiTensor
     stationary: NkiTensor
@@ -143,19 +245,62 @@ class NcMatmul(Instruction):
     accumulate: bool | None = None
     tile_position: tuple[int, ...] = ()
     tile_size: tuple[int, ...] = ()
+    perf_mode: MatmulPerfMode = MatmulPerfMode.none
+
+    @property
+    def double_row(self) -> bool:
+        """Whether the contraction runs over pairs of fp8 rows."""
+        return self.perf_mode is MatmulPerfMode.double_row
+
+    def check(self) -> Sizes:
+        if self.double_row:
+            require_platform(self.opcode, "perf_mode double_row", NcVersion.gen3)
+            if self.is_transpose:
+                raise self.refuse("a transpose has no performance mode", "perf_mode=double_row")
+        return Instruction.check(self)
+
+    def _bind(self, operand: Operand, value: NkiTensor, sizes: Sizes) -> None:
+        if not self.double_row or operand.name == "dst":
+            Instruction._bind(self, operand, value, sizes)
+            return
+        if value.dtype not in FP8 or value.ndim < 3 or value.shape[1] != 2:
+            raise self.refuse(_DOUBLE_ROW_TEXT, f"{operand.name} {value}", _DOUBLE_ROW_REMEDY)
+        self._bind_axis(operand.axes[0], value.partitions, operand, value, sizes)
+        self._bind_axis(operand.axes[1], value.free // 2, operand, value, sizes)
+        check_start_partition(self.opcode, operand.name, value)
+
+    def _check_limits(self, sizes: Sizes) -> None:
+        if 512 < sizes["N"] <= _GEN4_MOVING.get(self.dst.dtype, 0) and _on_gen4(self):
+            sizes = sizes | {"N": 512}
+        Instruction._check_limits(self, sizes)
 
     def execute(self, program: Program) -> None:
         if self.is_transpose:
             self._transpose()
             return
-        product = self.stationary.rows32().T @ self.moving.rows32()
-        write(self.dst, self.dst.rows32() + product if self._adds() else product)
+        product = self._product(program)
+        if self._adds():
+            apply_into(self.dst, _ADD, self.dst.rows32(), product, False)
+        else:
+            write(self.dst, product)
 
     def _transpose(self) -> None:
         moving = self.moving.rows32()
         if moving.shape[0] != moving.shape[1] or not np.array_equal(moving, _identity(len(moving))):
             raise self.refuse("moving is an identity [K, K] with is_transpose", str(self.moving))
-        self.dst.array[...] = self.stationary.rows().T.reshape(self.dst.shape)
+        transpose_into(self.dst, self.stationary)
+
+    def _product(self, program: Program) -> Array:
+        """stationary.T @ moving in fp32, of what the engine reads at the operands' types."""
+        operands = [self.stationary.rows32(), self.moving.rows32()]
+        for place, tensor in enumerate((self.stationary, self.moving)):
+            if tensor.dtype == "tfloat32" and program.precise:
+                operands[place] = round_to_tfloat32(operands[place])
+        if not self.double_row:
+            return np.matmul(operands[0].T, operands[1])
+        left, right = (values.reshape(len(values), 2, -1) for values in operands)
+        first = np.matmul(left[:, 0].T, right[:, 0])
+        return np.asarray(first + np.matmul(left[:, 1].T, right[:, 1]))
 
     def _adds(self) -> bool:
         """Whether this matmul adds to what PSUM holds."""
@@ -179,7 +324,7 @@ class NcMatmul(Instruction):
     def _check_foreign(self) -> None:
         """Refuse to add to what another instruction left in PSUM, unless it is zero."""
         if self.dst.storage.foreign is None or self.accumulate:
-            return
+            return  # in mode unchecked nothing is ever foreign
         if not self.dst.foreign_mask().any():
             return
         if self.dst.array.any():
@@ -197,14 +342,16 @@ class NcMatmul(Instruction):
 
     def settle(self, operand: Operand, tensor: NkiTensor) -> None:
         if self.is_transpose:
-            Instruction.settle(self, operand, tensor)
+            settle_transpose(self, operand, tensor, self.stationary)
             return
         tensor.mark_written()
         if tensor.storage.foreign is not None:
             tensor.foreign_mask()[...] = False
 
     def macs(self, sizes: Sizes) -> int:
-        return 0 if self.is_transpose else sizes["K"] * sizes["M"] * sizes["N"]
+        if self.is_transpose:
+            return 0
+        return sizes["K"] * self.dst.size * (2 if self.double_row else 1)
 
 
 @lru_cache(maxsize=128)
@@ -212,10 +359,19 @@ def _identity(size: int) -> Array:
     return np.eye(size, dtype=np.float32)
 
 
-def perf_mode(mode: object) -> None:
-    """Refuse the performance modes that are not modelled."""
-    if mode not in (MatmulPerfMode.none, "none"):
-        raise NotModelled("nc_matmul", "of perf_mode only none is modelled", repr(mode))
+_GEN4_MOVING = {"float32": 4096, "bfloat16": 8192}
+"""Largest free size of a moving operand on trn3 (all of PSUM), by dst's type."""
+
+
+def perf_mode(mode: object) -> MatmulPerfMode:
+    """A performance mode, given as a member of the enumeration or as its name."""
+    if isinstance(mode, MatmulPerfMode):
+        return mode
+    for known in MatmulPerfMode:
+        if mode == known.name:
+            return known
+    names = ", ".join(map(repr, MatmulPerfMode))
+    raise IllegalProgram("nc_matmul", f"perf_mode is one of {names}", repr(mode))
 
 
 def _transpose_memories(instruction: Any, _: Sizes) -> str | None:
@@ -224,6 +380,14 @@ def _transpose_memories(instruction: Any, _: Sizes) -> str | None:
     if instruction.dst.buffer is PSUM and instruction.data.buffer is SBUF:
         return None
     return f"data {instruction.data}, dst {instruction.dst}"
+
+
+def _transposed_type(instruction: Any, _: Sizes) -> str | None:
+    dst, data = instruction.dst, instruction.data
+    legal = dst.dtype == data.dtype
+    if instruction.engine is Engine.tensor:
+        legal = keeps_type(dst, data)
+    return None if legal else f"{data} and {dst}"
 
 
 @dataclass(slots=True, eq=False)
@@ -257,8 +421,14 @@ class NcTranspose(Instruction):
     rules: ClassVar = (
         Rule(
             "dst has data's type",
-            lambda i, _: f"{i.data} and {i.dst}" if i.data.dtype != i.dst.dtype else None,
+            _transposed_type,
             "allocate the transposed tile with the data's type",
+            "nc_transpose",
+        ),
+        Rule(
+            _NARROW_TEXT,
+            lambda i, _: _narrow_step(i.dst, i.data) if i.engine is Engine.tensor else None,
+            _NARROW_REMEDY,
             "nc_transpose",
         ),
         Rule(
@@ -276,17 +446,6 @@ class NcTranspose(Instruction):
     dst: NkiTensor
     data: NkiTensor
 
-    def check(self) -> Sizes:
-        sizes = Instruction.check(self)
-        if self.engine is Engine.tensor and self.data.itemsize == 1:
-            raise NotModelled(
-                self.opcode,
-                "one-byte types on the tensor engine are not modelled",
-                str(self.data),
-                "widen them first",
-            )
-        return sizes
-
     def choose_engine(self) -> Engine:
         if not (isinstance(self.data, NkiTensor) and isinstance(self.dst, NkiTensor)):
             return Engine.tensor  # refused by the checks that follow
@@ -294,4 +453,16 @@ class NcTranspose(Instruction):
         return Engine.vector if small and self.dst.buffer is SBUF else Engine.tensor
 
     def execute(self, program: Program) -> None:
-        self.dst.array[...] = self.data.rows().T.reshape(self.dst.shape)
+        if self.engine is Engine.tensor:
+            transpose_into(self.dst, self.data)
+        else:
+            self.dst.array[...] = self.data.rows().T.reshape(self.dst.shape)
+
+    def overwrites(self, operand: Operand) -> bool:
+        return operand.access is WRITE and self.data.itemsize > 1
+
+    def settle(self, operand: Operand, tensor: NkiTensor) -> None:
+        if self.engine is Engine.tensor:
+            settle_transpose(self, operand, tensor, self.data)
+        else:
+            Instruction.settle(self, operand, tensor)

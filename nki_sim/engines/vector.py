@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..constants import PSUM, Engine
+from ..constants import PSUM, Engine, NcVersion
 from ..dtypes import TABLE, to_float32
 from ..machine import Program
 from ..operators import ALU_BINARY, OPS, REDUCTIONS, Op
@@ -80,7 +80,7 @@ class TensorTensor(Instruction):
         return any(t.buffer is PSUM for _, t in self.tensors())
 
     def check(self) -> Sizes:
-        alu.require_op(self.opcode, "op", self.op, ALU_BINARY)
+        alu.require_alu(self.opcode, "op", self.op, ALU_BINARY)
         return Instruction.check(self)
 
     def execute(self, program: Program) -> None:
@@ -200,10 +200,9 @@ class TensorScalar(Instruction):
         return Engine.gpsimd if alu.needs_gpsimd(self.op0, self.op1) else Engine.vector
 
     def check(self) -> Sizes:
-        legal = _TENSOR_SCALAR_OPS
-        alu.require_op(self.opcode, "op0", self.op0, legal)
+        alu.require_alu(self.opcode, "op0", self.op0, _TENSOR_SCALAR_OPS)
         if self.op1 is not None:
-            alu.require_op(self.opcode, "op1", self.op1, legal)
+            alu.require_op(self.opcode, "op1", self.op1, _SECOND_OPS)
         elif self.operand1 is not None:
             raise self.refuse("operand1 needs op1", f"operand1={self.operand1!r}, op1=None")
         return Instruction.check(self)
@@ -232,6 +231,7 @@ class TensorScalar(Instruction):
 
 
 _TENSOR_SCALAR_OPS = tuple(op for op in OPS.values() if op.alu is not None)
+_SECOND_OPS = tuple(op for op in _TENSOR_SCALAR_OPS if op.alu_since is NcVersion.gen2)
 
 
 @dataclass(slots=True, eq=False)
@@ -269,7 +269,7 @@ class ScalarTensorTensor(Instruction):
         alu.apply_into(self.dst, self.op1, first, self.operand1.rows32(), self.reverse1)
 
 
-_ARITHMETIC = tuple(op for op in ALU_BINARY if not op.bitwise)
+_ARITHMETIC = tuple(op for op in ALU_BINARY if not op.bitwise and op in _SECOND_OPS)
 
 
 @dataclass(slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -36,6 +37,19 @@ def _explain(function: Callable[..., Any], args: Any, kwargs: Any, error: TypeEr
             f"parameters are {', '.join(signature.parameters)}",
             f"a call with {mismatch}",
         ) from error
+
+
+def member(kind: Any, value: Any, operation: str) -> Any:
+    """A member of an enumeration; integers, which SDK 2.28 accepted, with a warning."""
+    if isinstance(value, kind):
+        return value
+    if type(value) is int and value in {known.value for known in kind}:
+        warnings.warn(
+            f"{operation}: integer {value} for {kind(value)!r} is refused from SDK 2.29 on",
+            stacklevel=4,
+        )
+        return kind(value)
+    raise IllegalProgram(operation, f"takes one of {', '.join(map(repr, kind))}", repr(value))
 
 
 def not_modelled(module: str, name: str) -> Callable[..., NoReturn]:

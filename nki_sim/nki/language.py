@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..constants import HBM, ON_CHIP, PSUM, SBUF, MemoryRegion
-from ..dtypes import lookup
-from ..errors import IllegalProgram, NotModelled
+from ..errors import IllegalProgram
+from ..functions.allocation import dropout as dropout
+from ..functions.allocation import empty_like as empty_like
+from ..functions.allocation import full as full
+from ..functions.allocation import make
+from ..functions.allocation import ones as ones
+from ..functions.allocation import rand as rand
+from ..functions.allocation import random_seed as random_seed
+from ..functions.allocation import shared_constant as shared_constant
+from ..functions.allocation import shared_identity_matrix as shared_identity_matrix
+from ..functions.allocation import zeros as zeros
+from ..functions.allocation import zeros_like as zeros_like
+from ..functions.elementwise import where as _where
+from ..functions.movement import broadcast_to as broadcast_to
+from ..functions.movement import expand_dims as expand_dims
+from ..functions.movement import gather_flattened as gather_flattened
+from ..functions.movement import load as load
+from ..functions.movement import load_transpose2d as load_transpose2d
+from ..functions.movement import matmul as matmul
+from ..functions.movement import store as store
+from ..functions.movement import transpose as transpose
+from ..functions.reductions import all as all
+from ..functions.reductions import max as max
+from ..functions.reductions import mean as mean
+from ..functions.reductions import min as min
+from ..functions.reductions import prod as prod
+from ..functions.reductions import rms_norm as rms_norm
+from ..functions.reductions import softmax as softmax
+from ..functions.reductions import sum as sum
+from ..functions.reductions import var as var
 from ..indexing import DynamicSlice
 from ..machine import current
-from ..memory import allocate
 from ..objects import NKIObject as NKIObject
 from ..operators import OPS
+from ..registers import dynamic_range as dynamic_range
+from ..registers import fori_loop as fori_loop
+from ..registers import no_reorder as enter_no_reorder
+from ..registers import while_loop as while_loop
 from ..tile_size import TileSize
-from ..views import NkiTensor, full_view
-from ._surface import not_modelled, vendor
+from ..views import NkiTensor
+from ._surface import vendor
 
 DType = str
 ds = DynamicSlice
@@ -36,16 +68,10 @@ tile_size = TileSize()
 
 globals().update(OPS)
 
-NOT_MODELLED = (
-    "all", "broadcast_to", "dropout", "dynamic_range", "empty_like", "expand_dims", "fori_loop",
-    "full", "gather_flattened", "load", "load_transpose2d", "matmul", "max", "mean", "min", "ones",
-    "prod", "rand", "random_seed", "rms_norm", "shared_constant", "softmax", "store", "sum",
-    "transpose", "var", "where", "while_loop", "zeros", "zeros_like",
-)  # fmt: skip
+NOT_MODELLED: tuple[str, ...] = ()
 """Functions of SDK 2.27 to 2.32 that raise NotModelled."""
 
-for _name in NOT_MODELLED:
-    globals()[_name] = not_modelled("nki.language", _name)
+where = vendor(_where)
 
 _range = range
 
@@ -65,48 +91,22 @@ def ndarray(
         dtype: one of the data types of this module.
         buffer: its memory; None is sbuf.
         name: unique in the kernel.
-        address: explicit placement; not modelled.
+        address: explicit placement in SBUF or PSUM, (partition, byte offset in it).
     """
-    if address is not None:
-        raise NotModelled(
-            "nl.ndarray",
-            "address= is not modelled",
-            repr(address),
-            "leave the placement to the compiler",
-        )
-    region = sbuf if buffer is None else buffer
-    if not isinstance(region, MemoryRegion):
-        raise IllegalProgram(
-            "nl.ndarray",
-            "buffer is nl.sbuf, nl.psum, nl.private_hbm or nl.shared_hbm",
-            repr(buffer),
-        )
-    if not isinstance(shape, list | tuple):
-        raise IllegalProgram("nl.ndarray", "the shape is a tuple of integers", repr(shape))
-    program = current("nl.ndarray")
-    return full_view(allocate(program, tuple(shape), lookup(dtype, "nl.ndarray"), region, name))
-
-
-def shared_identity_matrix(n: int, dtype: str = uint8, dst: NkiTensor | None = None) -> NkiTensor:
-    """An identity matrix [n, n] in SBUF."""
-    from . import isa
-
-    tile = ndarray((n, n), dtype) if dst is None else dst
-    isa.memset(dst=tile, value=0)
-    isa.affine_select(
-        dst=tile,
-        pattern=[[-1, n]],
-        channel_multiplier=1,
-        on_true_tile=tile,
-        on_false_value=1.0,
-        cmp_op=OPS["not_equal"],
-    )
-    return tile
+    return make("nl.ndarray", shape, dtype, buffer, name, address)
 
 
 def affine_range(start: int, stop: int | None = None, step: int = 1) -> range:
     """A loop that is unrolled while tracing; the same as ``range``."""
-    return _range(start) if stop is None else _range(start, stop, step)
+    try:
+        return _range(start) if stop is None else _range(start, stop, step)
+    except (TypeError, ValueError) as error:
+        raise IllegalProgram(
+            "nl.affine_range",
+            "takes integers known while tracing, and a step that is not 0",
+            f"{(start, stop, step)!r}: {error}",
+            "use nl.fori_loop for a bound in a register",
+        ) from None
 
 
 sequential_range = static_range = affine_range
@@ -137,17 +137,27 @@ def _check_axis(operation: str, axis: int | None) -> None:
 @contextmanager
 def no_reorder() -> Iterator[None]:
     """Instructions inside keep their order; here they always do."""
-    yield
+    leave = enter_no_reorder()
+    try:
+        yield
+    finally:
+        leave()
 
 
+@vendor
 def device_print(print_prefix: str, tensor: NkiTensor) -> None:
-    """Print a tensor's values."""
+    """Print a prefix and a tensor's values, now."""
+    if not isinstance(print_prefix, str) or not isinstance(tensor, NkiTensor):
+        raise IllegalProgram(
+            "nl.device_print", "prints a string and a tensor", f"{print_prefix!r}, {tensor!r}"
+        )
     tensor.require_written("nl.device_print", "tensor")
-    print(print_prefix, tensor.array)
+    print(print_prefix, tensor.array if current("nl.device_print").numeric else tensor)
 
 
 def par_dim(size: int) -> int:
-    """The size itself (older spelling of a partition dimension)."""
+    """The size itself (the spelling of a partition dimension before NKI 0.2)."""
+    warnings.warn("nl.par_dim: has no effect since NKI 0.2; write the size", stacklevel=2)
     return size
 
 
@@ -169,3 +179,12 @@ def is_hbm(buffer: MemoryRegion) -> bool:
 def is_on_chip(buffer: MemoryRegion) -> bool:
     """Whether `buffer` is SBUF or PSUM."""
     return buffer in ON_CHIP
+
+
+def __getattr__(name: str) -> object:
+    """Names that would hide Python's own in this module."""
+    if name == "bool":
+        return bool_
+    if name == "range":
+        return affine_range
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

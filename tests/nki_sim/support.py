@@ -11,14 +11,15 @@ import nki.language as nl
 import numpy as np
 
 
-def in_kernel(body: Callable[..., Any], *arguments: Any) -> Any:
-    """Run `body` inside a launch and return whatever it returns."""
+def in_kernel(body: Callable[..., Any], *arguments: Any, cores: int = 1) -> Any:
+    """Run `body` inside a launch and return whatever it returns (on core 0)."""
     results = []
 
     def kernel(arguments: Any) -> None:
         results.append(body(*arguments))
 
-    nki.jit(kernel)(arguments)
+    launch = nki.jit(kernel)
+    (launch[cores] if cores > 1 else launch)(arguments)
     return results[0]
 
 

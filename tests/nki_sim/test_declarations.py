@@ -10,14 +10,16 @@ import nki.language as nl
 import numpy as np
 import pytest
 
-from nki_sim.constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion
+from nki_sim.constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion, NcVersion
 from nki_sim.engines import INSTRUCTIONS
 from nki_sim.engines.base import REACH, READ, Instruction, Limit, Operand
 from nki_sim.errors import IllegalProgram, SimulationError, UninitialisedRead
 
 from .support import in_kernel, tile
 
-LEGAL_SIZES = {"P": 4, "F": 8, "N": 8, "K": 4, "M": 4, "R": 1, "D": 4, "S": 4, "E": 32}
+LEGAL_SIZES = {"P": 4, "F": 8, "N": 8, "K": 4, "M": 4, "R": 1, "D": 4, "S": 4, "E": 32} | {
+    "B": 8, "T": 6, "U": 9, "G": 16, "I": 16, "J": 1, "W": 6, "C": 32, "X": 2, "Q": 16,
+}  # fmt: skip
 
 AXES = [(i, limit) for i in INSTRUCTIONS for limit in i.limits]
 OPERANDS = [(i, operand) for i in INSTRUCTIONS for operand in i.operands]
@@ -42,6 +44,16 @@ BOUND_AXES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on the first platform, from trn2 on, that has all of the instruction."""
+    instruction = getattr(request.node, "callspec", None)
+    instruction = instruction and instruction.params.get("instruction")
+    if instruction is not None:
+        needed = max(NcVersion.gen3, instruction.since, *instruction.engine_since.values())
+        monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", needed.name)
+
+
 def label(value: Any) -> str:
     if isinstance(value, type):
         return value.opcode
@@ -49,6 +61,8 @@ def label(value: Any) -> str:
 
 
 def shape_of(operand: Operand, sizes: dict[str, int]) -> tuple[int, int]:
+    if operand.axes.isdigit() and len(operand.axes) == 1:
+        return int(operand.axes), 1
     if len(operand.axes) == 1:
         return 4, sizes[operand.axes] // 4
     first, second = (int(a) if a.isdigit() else sizes[a] for a in operand.axes)
@@ -56,8 +70,16 @@ def shape_of(operand: Operand, sizes: dict[str, int]) -> tuple[int, int]:
 
 
 def memory_of(operand: Operand, engine: Engine) -> MemoryRegion:
-    legal = [m for m in operand.memories if m in REACH[engine]]
+    legal = [m for m in operand.memories if m in REACH[engine]] or list(operand.memories)
     return SBUF if SBUF in legal else legal[0]
+
+
+def within_limits(instruction: type[Instruction], engine: Engine) -> dict[str, int]:
+    sizes = dict(LEGAL_SIZES)
+    for limit in instruction.limits:
+        if limit.engine in (None, engine):
+            sizes[limit.axis] = min(max(sizes[limit.axis], limit.lowest), limit.highest)
+    return sizes
 
 
 def make(
@@ -67,8 +89,8 @@ def make(
     **replaced: Any,
 ) -> Instruction:
     """An instance with small legal operands, some of them made by the functions in `replaced`."""
-    sizes = LEGAL_SIZES | (sizes or {})
     reached = instruction.engines[0] if engine is Engine.unknown else engine
+    sizes = within_limits(instruction, reached) | (sizes or {})
     operands = {}
     for operand in instruction.operands:
         shape = shape_of(operand, sizes)
@@ -76,14 +98,19 @@ def make(
         if operand.name == "dst" and reached is Engine.tensor:
             memory = PSUM
         maker = replaced.get(operand.name, nl.ndarray if operand.access is not READ else tile)
-        operands[operand.name] = maker(shape, operand.dtypes[0], memory)
+        made = maker(shape, operand.dtypes[0], memory)
+        also = [tile(shape, operand.dtypes[0], memory)] if operand.many else []
+        operands[operand.name] = [made, *also] if operand.many else made
     if "engine" in inspect.signature(instruction).parameters:
         operands["engine"] = engine
-    return instruction(**operands, **instruction.example)
+    example = dict(instruction.example)
+    if "send_to_rank" in example:
+        example |= dict.fromkeys(("send_to_rank", "recv_from_rank"), 1 - nl.program_id(0))
+    return instruction(**operands, **example)
 
 
 def issue(*args: Any, **kwargs: Any) -> None:
-    in_kernel(lambda: make(*args, **kwargs).issue())
+    in_kernel(lambda: make(*args, **kwargs).issue(), cores=args[0].cores)
 
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=label)
@@ -107,6 +134,20 @@ def test_other_engines_are_refused(instruction: type[Instruction]) -> None:
             in_kernel(body)
 
 
+@pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=label)
+def test_older_platforms_are_refused(
+    instruction: type[Instruction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine in instruction.engines:
+        since = instruction.engine_since.get(engine, instruction.since)
+        for version in NcVersion:
+            if version < since:
+                monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", version.name)
+                with pytest.raises(IllegalProgram, match=r"exists from trn[23] on") as caught:
+                    issue(instruction, engine=engine)
+                assert "NEURON_PLATFORM_TARGET_OVERRIDE" in caught.value.remedy
+
+
 @pytest.mark.parametrize(("instruction", "limit"), AXES, ids=label)
 def test_each_limit_is_enforced(instruction: type[Instruction], limit: Limit) -> None:
     engine = limit.engine or Engine.unknown
@@ -123,7 +164,7 @@ def test_each_limit_is_enforced(instruction: type[Instruction], limit: Limit) ->
 def test_each_memory_rule_is_enforced(instruction: type[Instruction], operand: Operand) -> None:
     engine = instruction.engines[0]
     for memory in MemoryRegion:
-        if memory in operand.memories and memory in REACH[engine]:
+        if memory in operand.memories and (memory in REACH[engine] or instruction.meets):
             continue
 
         def wrong(shape: tuple[int, ...], dtype: str, _: Any, memory: Any = memory) -> Any:

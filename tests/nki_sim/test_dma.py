@@ -10,7 +10,7 @@ import nki.language as nl
 import numpy as np
 import pytest
 
-from nki_sim.errors import IllegalProgram, NotModelled, UninitialisedRead
+from nki_sim.errors import IllegalProgram, UninitialisedRead
 
 from .support import in_kernel, loaded, tile, values
 
@@ -123,8 +123,8 @@ def test_indirect_refusals() -> None:
         row = table.ap([[5, 1], [1, 5]], 0, scalar_offset=tile((1, 1), "int32"))
         nisa.tensor_copy(dst=tile((1, 5)), src=row)
 
-    for body in (on_chip, compute):
-        with pytest.raises(NotModelled):
+    for body, fragment in ((on_chip, "counts a free dimension"), (compute, "must be in sbuf")):
+        with pytest.raises(IllegalProgram, match=fragment):
             in_kernel(body, TABLE)
     for wrong in (((1, 1), "float32"), ((2, 1), "int32")):
         with pytest.raises(IllegalProgram, match="int32 or uint32 tile"):

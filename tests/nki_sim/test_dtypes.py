@@ -122,8 +122,6 @@ def test_unknown_types_are_refused_by_name() -> None:
     for dtype in (np.float32, "float64", None):
         with pytest.raises(IllegalProgram, match="dtype must be one of"):
             in_kernel(lambda dtype=dtype: nl.ndarray((2, 2), dtype=dtype))
-    with pytest.raises(NotModelled):
-        in_kernel(lambda: nl.ndarray((2, 2), dtype=nl.tfloat32))
 
 
 def test_imprecise_mode_keeps_low_precision_as_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nki_sim.errors import IllegalProgram, NotModelled
+from nki_sim.errors import IllegalProgram
 
 from .support import in_kernel, tile, values
 
@@ -203,11 +203,6 @@ def test_view_methods_of_2_31() -> None:
 def test_illegal_access_patterns(pattern: list[list[int]], offset: int, fragment: str) -> None:
     with pytest.raises(IllegalProgram, match=fragment):
         in_kernel(lambda: tile((8, 6)).ap(pattern, offset))
-
-
-def test_access_pattern_on_a_slice_is_not_modelled() -> None:
-    with pytest.raises(NotModelled, match="sliced"):
-        in_kernel(lambda: tile((8, 6))[:, 0:3].ap([[6, 8], [1, 3]], 0))
 
 
 def test_step_zero_destination_is_a_bit_bucket() -> None:

@@ -6,29 +6,28 @@ Parameters stand in the order of SDK 2.32; those of earlier versions follow as k
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from ...constants import Engine as _Engine
-from ...engines import copies, dma, gpsimd, scalar, search, tensor, vector
-from ...errors import IllegalProgram, NotModelled
+from ...engines import copies, gpsimd, scalar, search, tensor, vector
+from ...handles import Dependency as dependency  # noqa: F401
+from ...handles import NkiInstruction
 from ...machine import platform_from_environment, running
 from ...objects import NKIObject as NKIObject
 from ...operators import OPS, Op
 from ...views import NkiTensor
+from .._surface import member as _enum
 from .._surface import not_modelled, vendor
-from .constants import (
-    dge_mode,
-    engine,
-    matmul_perf_mode,
-    nc_version,
-    oob_mode,
-    reduce_cmd,
-)
-from .constants import (
-    dma_engine as dma_engine,
-)
+from ._compute import *  # noqa: F403
+from ._cores import *  # noqa: F403
+from ._dma import *  # noqa: F403
+from ._gpsimd import *  # noqa: F403
+from ._mx import *  # noqa: F403
+from ._registers import *  # noqa: F403
+from .constants import dge_mode as dge_mode
+from .constants import dma_engine as dma_engine
+from .constants import engine, matmul_perf_mode, nc_version, reduce_cmd
+from .constants import oob_mode as oob_mode
 
 tensor_engine, vector_engine, scalar_engine = engine.tensor, engine.vector, engine.scalar
 gpsimd_engine, unknown_engine = engine.gpsimd, engine.unknown
@@ -36,23 +35,11 @@ gpsimd_engine, unknown_engine = engine.gpsimd, engine.unknown
 Name = str | None
 Pattern = Sequence[Sequence[int]]
 
-NOT_MODELLED = (
-    "activate2", "bn_aggr", "bn_stats", "core_barrier", "dma_compute", "dma_transpose", "dropout",
-    "exponential", "get_nc_sub_version", "local_gather", "nc_matmul_mx", "nc_n_gather",
-    "nonzero_with_count", "quantize_mx", "rand2", "rand_get_state", "rand_set_state",
-    "range_select", "register_alloc", "register_load", "register_move", "register_store", "rng",
-    "select_reduce", "sendrecv", "sequence_bounds", "set_rng_seed", "tensor_copy_dynamic_dst",
-    "tensor_copy_dynamic_src", "tensor_partition_reduce", "tensor_scalar_cumulative",
-    "tensor_scalar_reduce", "tensor_tensor_scan", "topk",
-)  # fmt: skip
+NOT_MODELLED: tuple[str, ...] = ()
 """Functions of SDK 2.27 to 2.32 that raise NotModelled."""
 
 for _name in NOT_MODELLED:
     globals()[_name] = not_modelled("nki.isa", _name)
-
-
-VirtualRegister = not_modelled("nki.isa", "VirtualRegister")
-NkiInstruction = not_modelled("nki.isa", "NkiInstruction")
 
 
 class NkiValidationError(Exception):
@@ -65,61 +52,41 @@ def get_nc_version() -> nc_version:
     return (program.platform if program else platform_from_environment()).version
 
 
-def _enum(kind: Any, value: Any, operation: str) -> Any:
-    """A member of an enumeration; integers, which SDK 2.28 accepted, with a warning."""
-    if isinstance(value, kind):
-        return value
-    if type(value) is int and value in {member.value for member in kind}:
-        warnings.warn(
-            f"{operation}: integer {value} for {kind(value)!r} is refused from SDK 2.29 on",
-            stacklevel=4,
-        )
-        return kind(value)
-    raise IllegalProgram(operation, f"takes one of {', '.join(map(repr, kind))}", repr(value))
-
-
-@vendor
-def dma_copy(
-    dst: NkiTensor,
-    src: NkiTensor,
-    priority: int | None = None,
-    oob_mode: oob_mode = oob_mode.error,
-    dge_mode: dge_mode = dge_mode.unknown,
-    engine: _Engine = engine.unknown,
-    name: Name = None,
-    *,
-    dst_rmw_op: Op | None = None,
-    unique_indices: bool = True,
-) -> None:
-    """Copy between HBM and SBUF; `priority` and `engine` (the queue) do not change the result."""
-    if dst_rmw_op is not None or unique_indices is not True:
-        raise NotModelled(
-            "dma_copy",
-            "dst_rmw_op and unique_indices=False are not modelled",
-            "",
-            "use dma_compute",
-        )
-    oob, dge = _enum(_oob_mode, oob_mode, "dma_copy"), _enum(_dge_mode, dge_mode, "dma_copy")
-    dma.DmaCopy(dst, src, oob, dge, name=name).issue()
-
-
-_oob_mode, _dge_mode = oob_mode, dge_mode
+def get_nc_sub_version() -> int:
+    """The revision within the NeuronCore generation: 0, the first one, on every platform here."""
+    return 0
 
 
 @vendor
 def tensor_copy(
     dst: NkiTensor, src: NkiTensor, engine: _Engine = engine.unknown, name: Name = None
-) -> None:
+) -> NkiInstruction:
     """Copy on chip."""
-    copies.TensorCopy(dst, src, engine=engine, name=name).issue()
+    return copies.TensorCopy(dst, src, engine=engine, name=name).issue()
+
+
+@vendor
+def tensor_copy_dynamic_src(
+    dst: NkiTensor, src: NkiTensor, engine: _Engine = engine.unknown, name: Name = None
+) -> NkiInstruction:
+    """Copy on chip from a dynamic offset (SDK 2.27 to 2.29; now `tensor_copy` does)."""
+    return copies.TensorCopy(dst, src, engine=engine, name=name).issue()
+
+
+@vendor
+def tensor_copy_dynamic_dst(
+    dst: NkiTensor, src: NkiTensor, engine: _Engine = engine.unknown, name: Name = None
+) -> NkiInstruction:
+    """Copy on chip to a dynamic offset (SDK 2.27 to 2.29; now `tensor_copy` does)."""
+    return copies.TensorCopy(dst, src, engine=engine, name=name).issue()
 
 
 @vendor
 def memset(
     dst: NkiTensor, value: float, engine: _Engine = engine.unknown, name: Name = None
-) -> None:
+) -> NkiInstruction:
     """Fill with a number."""
-    copies.Memset(dst, value, engine=engine, name=name).issue()
+    return copies.Memset(dst, value, engine=engine, name=name).issue()
 
 
 @vendor
@@ -129,9 +96,9 @@ def tensor_copy_predicated(
     predicate: NkiTensor,
     reverse_pred: bool = False,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Copy where the predicate is non-zero."""
-    copies.TensorCopyPredicated(dst, src, predicate, reverse_pred, name=name).issue()
+    return copies.TensorCopyPredicated(dst, src, predicate, reverse_pred, name=name).issue()
 
 
 @vendor
@@ -149,20 +116,20 @@ def nc_matmul(
     name: Name = None,
     *,
     is_moving_zero: bool = False,
-) -> None:
+) -> NkiInstruction:
     """Multiply matrices; the ``onezero`` hints change speed only."""
-    tensor.perf_mode(perf_mode)
-    tensor.NcMatmul(
-        dst, stationary, moving, is_transpose, accumulate, tile_position, tile_size, name=name
+    mode = tensor.perf_mode(perf_mode)
+    return tensor.NcMatmul(
+        dst, stationary, moving, is_transpose, accumulate, tile_position, tile_size, mode, name=name
     ).issue()
 
 
 @vendor
 def nc_transpose(
     dst: NkiTensor, data: NkiTensor, engine: _Engine = engine.unknown, name: Name = None
-) -> None:
+) -> NkiInstruction:
     """Transpose a tile."""
-    tensor.NcTranspose(dst, data, engine=engine, name=name).issue()
+    return tensor.NcTranspose(dst, data, engine=engine, name=name).issue()
 
 
 @vendor
@@ -173,9 +140,9 @@ def tensor_tensor(
     op: Op,
     engine: _Engine = engine.unknown,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Combine two tiles element by element."""
-    vector.TensorTensor(dst, data1, data2, op, engine=engine, name=name).issue()
+    return vector.TensorTensor(dst, data1, data2, op, engine=engine, name=name).issue()
 
 
 @vendor
@@ -190,9 +157,9 @@ def tensor_scalar(
     reverse1: bool = False,
     engine: _Engine = engine.unknown,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Combine a tile with one or two scalars."""
-    vector.TensorScalar(
+    return vector.TensorScalar(
         dst, data, op0, operand0, reverse0, op1, operand1, reverse1, engine=engine, name=name
     ).issue()
 
@@ -208,9 +175,9 @@ def scalar_tensor_tensor(
     reverse0: bool = False,
     reverse1: bool = False,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Combine a tile with a scalar, then with a tile."""
-    vector.ScalarTensorTensor(
+    return vector.ScalarTensorTensor(
         dst, data, op0, operand0, op1, operand1, reverse0, reverse1, name=name
     ).issue()
 
@@ -224,9 +191,9 @@ def tensor_reduce(
     negate: bool = False,
     keepdims: bool = False,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Reduce trailing free dimensions."""
-    vector.TensorReduce(dst, op, data, axis, negate, keepdims, name=name).issue()
+    return vector.TensorReduce(dst, op, data, axis, negate, keepdims, name=name).issue()
 
 
 @vendor
@@ -240,10 +207,12 @@ def activation(
     reduce_res: NkiTensor | None = None,
     reduce_cmd: reduce_cmd = reduce_cmd.idle,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Apply a function of the scalar engine's tables."""
     command = _enum(_reduce_cmd, reduce_cmd, "activation")
-    scalar.Activation(dst, op, data, bias, scale, reduce_op, reduce_res, command, name=name).issue()
+    return scalar.Activation(
+        dst, op, data, bias, scale, reduce_op, reduce_res, command, name=name
+    ).issue()
 
 
 _reduce_cmd = reduce_cmd
@@ -259,17 +228,17 @@ def activation_reduce(
     bias: NkiTensor | float | None = None,
     scale: NkiTensor | float = 1.0,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Apply a function and sum each row."""
-    scalar.ActivationReduce(
+    return scalar.ActivationReduce(
         dst, op, data, bias, scale, reduce_op, reduce_res, reduce_cmd.reset_reduce, name=name
     ).issue()
 
 
 @vendor
-def reciprocal(dst: NkiTensor, data: NkiTensor, name: Name = None) -> None:
+def reciprocal(dst: NkiTensor, data: NkiTensor, name: Name = None) -> NkiInstruction:
     """One over each element."""
-    vector.Reciprocal(dst, data, name=name).issue()
+    return vector.Reciprocal(dst, data, name=name).issue()
 
 
 @vendor
@@ -279,9 +248,9 @@ def iota(
     offset: int = 0,
     channel_multiplier: int = 0,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Write an affine index pattern."""
-    gpsimd.Iota(dst, pattern, offset, channel_multiplier, name=name).issue()
+    return gpsimd.Iota(dst, pattern, offset, channel_multiplier, name=name).issue()
 
 
 @vendor
@@ -294,9 +263,9 @@ def affine_select(
     cmp_op: Op = OPS["equal"],
     offset: int = 0,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Select by an affine index pattern."""
-    gpsimd.AffineSelect(
+    return gpsimd.AffineSelect(
         dst, pattern, channel_multiplier, on_true_tile, on_false_value, cmp_op, offset, name=name
     ).issue()
 
@@ -304,21 +273,23 @@ def affine_select(
 @vendor
 def nc_stream_shuffle(
     dst: NkiTensor, src: NkiTensor, shuffle_mask: Sequence[int], name: Name = None
-) -> None:
+) -> NkiInstruction:
     """Move rows within groups of 32 partitions."""
-    search.NcStreamShuffle(dst, src, shuffle_mask, name=name).issue()
+    return search.NcStreamShuffle(dst, src, shuffle_mask, name=name).issue()
 
 
 @vendor
-def max8(dst: NkiTensor, src: NkiTensor, name: Name = None) -> None:
+def max8(dst: NkiTensor, src: NkiTensor, name: Name = None) -> NkiInstruction:
     """The 8 largest elements per partition."""
-    search.Max8(dst, src, name=name).issue()
+    return search.Max8(dst, src, name=name).issue()
 
 
 @vendor
-def nc_find_index8(dst: NkiTensor, data: NkiTensor, vals: NkiTensor, name: Name = None) -> None:
+def nc_find_index8(
+    dst: NkiTensor, data: NkiTensor, vals: NkiTensor, name: Name = None
+) -> NkiInstruction:
     """Positions of 8 values per partition."""
-    search.NcFindIndex8(dst, data, vals, name=name).issue()
+    return search.NcFindIndex8(dst, data, vals, name=name).issue()
 
 
 @vendor
@@ -329,6 +300,6 @@ def nc_match_replace8(
     imm: float,
     dst_idx: NkiTensor | None = None,
     name: Name = None,
-) -> None:
+) -> NkiInstruction:
     """Replace 8 values per partition."""
-    search.NcMatchReplace8(dst, data, vals, imm, dst_idx, name=name).issue()
+    return search.NcMatchReplace8(dst, data, vals, imm, dst_idx, name=name).issue()

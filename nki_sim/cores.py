@@ -1,0 +1,365 @@
+"""Two cores that run one kernel (LNC2): shared HBM, private on-chip memories, rendezvous, races.
+
+Each core runs the whole Python of the kernel with its own `Program`; what they share is a `Crew`.
+Between two rendezvous the cores are not ordered: accesses of both to the same elements of shared
+HBM, one of them a write, are a race, whatever order they happened to run in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .constants import SHARED_HBM, NcVersion, OobMode
+from .dtypes import Array, DType
+from .errors import IllegalProgram, NotModelled, UninitialisedRead
+from .indirect import IndirectTensor
+from .machine import Program, current, platform_from_environment, run_as
+from .memory import Shape, Storage, new_storage
+from .schedule import Abandoned, Scheduler, call_site, current_task
+from .trace import Launch, open_launch
+from .views import NkiTensor
+from .world import Place, place
+
+if TYPE_CHECKING:
+    from .engines.base import Instruction
+
+CORES = 2
+
+
+@dataclass(slots=True)
+class Access:
+    """One instruction's access to shared HBM.
+
+    Attributes:
+        core: who.
+        writes: it writes (and perhaps reads); otherwise it reads only.
+        tensor: the window.
+        places: element numbers instead of the window, for dynamic offsets.
+        text: the instruction and where it stands, for errors.
+    """
+
+    core: int
+    writes: bool
+    tensor: NkiTensor
+    places: Array | None
+    text: str
+
+    def over(self, flags: Array, unit: int) -> Array:
+        """This access's part of one flag per `unit` bytes of the storage."""
+        ratio = self.tensor.storage.element(self.tensor.dtype).itemsize // unit
+        if self.places is not None:
+            return flags.reshape(-1, ratio)[self.places]
+        tensor = self.tensor
+        strides = [stride * ratio for stride in tensor.strides]
+        shape = (*tensor.shape, ratio)
+        return np.ndarray(shape, np.bool_, flags, tensor.offset * ratio, (*strides, 1))
+
+    def paint(self, flags: Array, unit: int) -> None:
+        """Set this access's flags."""
+        if self.places is None:
+            self.over(flags, unit)[...] = True
+        else:
+            ratio = self.tensor.storage.element(self.tensor.dtype).itemsize // unit
+            flags.reshape(-1, ratio)[self.places] = True
+
+
+class Crew:
+    """What the cores of one launch share.
+
+    Attributes:
+        scheduler: who runs when.
+        cores: how many there are.
+        place: the rank that this launch belongs to, or None.
+        shared: the tensors in shared HBM that the kernel allocates, in order.
+        accesses: accesses to shared HBM since the last rendezvous, by storage.
+        errors: of cores that read what nobody had written, by core: possibly a race's effect.
+    """
+
+    def __init__(self, scheduler: Scheduler, cores: int, where: Place | None) -> None:
+        self.scheduler = scheduler
+        self.cores = cores
+        self.place = where
+        self.shared: list[Storage] = []
+        self.accesses: dict[int, list[Access]] = {}
+        self.errors: dict[int, UninitialisedRead] = {}
+        self.inputs: frozenset[int] = frozenset()
+
+    def check_races(self) -> None:
+        """Raise for the first race since the last rendezvous, and forget the accesses."""
+        found, self.accesses = self.accesses, {}
+        for accesses in found.values():
+            if any(access.writes for access in accesses):
+                _check_storage(accesses)
+
+
+def _check_storage(accesses: list[Access]) -> None:
+    storage = accesses[0].tensor.storage
+    unit = min(storage.element(a.tensor.dtype).itemsize for a in accesses)
+    for core in range(CORES):
+        mine = [a for a in accesses if a.core == core and a.writes]
+        others = [a for a in accesses if a.core != core]
+        if not mine or not others:
+            continue
+        flags = np.zeros(storage.length // unit, np.bool_)
+        for access in mine:
+            access.paint(flags, unit)
+        for other in others:
+            if other.over(flags, unit).any():
+                raise _race(mine, other, storage.length // unit, unit)
+
+
+def _race(mine: list[Access], other: Access, units: int, unit: int) -> IllegalProgram:
+    for access in mine:
+        flags = np.zeros(units, np.bool_)
+        access.paint(flags, unit)
+        if other.over(flags, unit).any():
+            break
+    first, second = sorted((access, other), key=lambda one: one.core)
+    return IllegalProgram(
+        access.text.split()[0],
+        "what both cores access in shared HBM, and one of them writes, is ordered by a rendezvous",
+        f"core {first.core}: {first.text} and core {second.core}: {second.text}, with elements in "
+        "common and no core_barrier or sendrecv between them",
+        "call nisa.core_barrier(tensor, (0, 1)) on both cores between the two",
+    )
+
+
+class Seat:
+    """One core's place in its crew; `Program.seat`.
+
+    Attributes:
+        core: its number.
+        allocated: how many tensors in shared HBM it has allocated.
+    """
+
+    __slots__ = ("allocated", "core", "crew")
+
+    def __init__(self, crew: Crew, core: int) -> None:
+        self.crew = crew
+        self.core = core
+        self.allocated = 0
+
+    @property
+    def label(self) -> Hashable:
+        """What tells this core from all others of the run."""
+        return (self.crew.place.rank if self.crew.place else 0, self.core)
+
+    def check(self, instruction: Instruction) -> dict[str, int]:
+        """`Instruction.check` beside others: let them run first, note accesses to shared HBM."""
+        self.crew.scheduler.pause()
+        try:
+            sizes = instruction.check()
+        except UninitialisedRead:
+            self._note_all(instruction)
+            raise
+        self._note_all(instruction)
+        return sizes
+
+    def _note_all(self, instruction: Instruction) -> None:
+        if self.crew.cores == 1 or instruction.meets or not current(instruction.opcode).checked:
+            return
+        for operand, tensor in instruction.tensors():
+            if tensor.buffer is SHARED_HBM:
+                self._note(instruction, operand.access != "read", tensor)
+
+    def _note(self, instruction: Instruction, writes: bool, tensor: NkiTensor) -> None:
+        places = None
+        if isinstance(tensor, IndirectTensor):
+            if not current(instruction.opcode).numeric or not tensor.index_is_written():
+                return  # nobody knows where
+            numbers, inside = tensor.elements(instruction.opcode, OobMode.skip)
+            places = numbers[inside].reshape(-1)
+        name = f" {instruction.name!r}" if instruction.name else ""
+        verb = "writes" if writes else "reads"
+        text = f"{instruction.opcode}{name} ({call_site()}) {verb} {tensor}"
+        self.crew.accesses.setdefault(tensor.storage.serial, []).append(
+            Access(self.core, writes, tensor, places, text)
+        )
+
+    def shared_storage(self, program: Program, shape: Shape, dtype: DType, name: str) -> Storage:
+        """The memory of this core's next tensor in shared HBM: the same for both cores."""
+        number, self.allocated = self.allocated, self.allocated + 1
+        shared = self.crew.shared
+        if number == len(shared):
+            shared.append(new_storage(program, shape, dtype, SHARED_HBM, name))
+        found = shared[number]
+        if (found.shape, found.dtype) != (shape, dtype.name):
+            raise IllegalProgram(
+                "nl.ndarray",
+                "both cores allocate the same tensors in shared HBM, in the same order",
+                f"{name or 'a tensor'} {shape} {dtype.name} on core {self.core} where the other "
+                f"has {found.name or 'a tensor'} {found.shape} {found.dtype}",
+                "allocate it outside of conditions on program_id, or in nl.private_hbm",
+            )
+        if found.name != name:
+            raise NotModelled(
+                "nl.ndarray",
+                "tensors in shared HBM are matched by their order; other names on the other core "
+                "are not modelled",
+                f"{name!r} on core {self.core}, {found.name!r} on the other",
+                "use one name on both cores, or nl.private_hbm",
+            )
+        return found
+
+    def meet(
+        self, key: Hashable, payload: Any, act: Callable[[dict[Any, Any]], None], what: str, by: str
+    ) -> int:
+        """A rendezvous of this launch's cores; ``act({core: payload})`` runs once."""
+
+        def arrived(brought: dict[Any, Any]) -> None:
+            self.crew.check_races()
+            act(brought)
+
+        scheduler = self.crew.scheduler
+        return scheduler.meet(
+            (id(self.crew), key), self.crew.cores, self.core, payload, arrived, what, by
+        )
+
+
+def launch(
+    name: str,
+    work: Callable[[], Any],
+    dimensions: int,
+    cores: int,
+    precise: bool,
+    inputs: frozenset[int],
+) -> Any:
+    """Run ``work()`` on `cores` cores, perhaps as one rank of several; its result on core 0."""
+    platform = platform_from_environment()
+    if cores > 1 and platform.version is NcVersion.gen2:
+        raise IllegalProgram(
+            name,
+            "LNC2, a launch on two cores, exists from trn2 on",
+            platform.name,
+            "set NEURON_PLATFORM_TARGET_OVERRIDE=trn2 if the kernel is for it, or launch kernel[1]",
+        )
+    total = open_launch(name)
+    accounts = [total] if cores == 1 else [_account(total, core) for core in range(cores)]
+    where = place()
+    scheduler = Scheduler() if where is None else where.world.scheduler
+    crew = Crew(scheduler, cores, where)
+    crew.inputs = inputs
+    programs = [
+        Program(account, platform, core, cores, dimensions, precise)
+        for core, account in enumerate(accounts)
+    ]
+    for core, program in enumerate(programs):
+        program.seat = Seat(crew, core)
+    try:
+        results = _run(crew, programs, work)
+    finally:
+        for program in programs:
+            program.launch.close(program)
+        if cores > 1:
+            total.merge(accounts)
+    _check_results(name, results)
+    return results[0]
+
+
+def _account(total: Launch, core: int) -> Launch:
+    return Launch(total.kernel, recording=total.recording, mode=total.mode, core=core)
+
+
+def _run(crew: Crew, programs: Sequence[Program], work: Callable[[], Any]) -> list[Any]:
+    """The results of all cores."""
+    results: list[Any] = [None] * len(programs)
+    scheduler = crew.scheduler
+
+    def core_work(core: int) -> Callable[[], None]:
+        def on_core() -> None:
+            results[core] = _run_core(crew, programs[core], work)
+
+        return on_core
+
+    prefix = f"rank {crew.place.rank} " if crew.place else ""
+    if crew.place is None:
+        with scheduler.adopted("core 0"):
+            _run_together(crew, [core_work(core) for core in range(len(programs))], prefix)
+        return results
+    task = current_task()
+    label = task.label
+    task.label = f"{prefix}core 0" if crew.cores > 1 else label
+    try:
+        _run_together(crew, [core_work(core) for core in range(len(programs))], prefix)
+    finally:
+        task.label = label
+    return results
+
+
+def _run_together(crew: Crew, works: list[Callable[[], None]], prefix: str) -> None:
+    """Run the first on this thread, the others beside it; raise what went wrong."""
+    scheduler = crew.scheduler
+    others = [scheduler.spawn(f"{prefix}core {n}", w) for n, w in enumerate(works[1:], 1)]
+    failure: BaseException | None = None
+    try:
+        works[0]()
+    except BaseException as error:
+        scheduler.fail(error)
+        failure = error
+    if others:
+        scheduler.join(others)
+    _raise(crew, failure)
+
+
+def _raise(crew: Crew, mine: BaseException | None) -> None:
+    """Raise the error of a launch that has one; a race before its effects."""
+    scheduler = crew.scheduler
+    real = mine is not None and not isinstance(mine, Abandoned)
+    if crew.errors or not (real or scheduler.stopping):
+        first = next(iter(crew.errors.values()), None)
+        try:
+            crew.check_races()
+        except IllegalProgram as race:
+            scheduler.failure = race
+            scheduler.stopping = True
+            raise race from first
+        if first is not None:
+            scheduler.fail(first)
+            raise first
+    if mine is not None and (real or scheduler.failure is None):
+        raise mine
+    if scheduler.failure is not None:
+        raise scheduler.failure
+
+
+def _run_core(crew: Crew, program: Program, work: Callable[[], Any]) -> Any:
+    """One core's run. What reads memory that nobody has written ends alone: the other core goes on
+    until it is known whether it would have written it.
+    """
+    with run_as(program), np.errstate(all="ignore"):
+        try:
+            result = work()
+            if program.fault is not None:
+                raise program.fault
+            return result
+        except UninitialisedRead as error:
+            if crew.cores == 1:
+                raise
+            crew.errors[program.program_id] = error
+            crew.scheduler.deferred.append(error)
+            current_task().failed = True
+            return None
+
+
+def _check_results(name: str, results: list[Any]) -> None:
+    shown = [_outline(result) for result in results]
+    if any(one != shown[0] for one in shown):
+        raise IllegalProgram(
+            name,
+            "both cores return the same tensors in shared HBM",
+            f"{results[0]!r} from core 0, {results[1]!r} from core 1",
+            "allocate the outputs in nl.shared_hbm and return them on both cores",
+        )
+
+
+def _outline(result: Any) -> Any:
+    """What must agree between the cores' results."""
+    if isinstance(result, tuple | list):
+        return [_outline(item) for item in result]
+    if isinstance(result, NkiTensor):
+        return result.storage.serial, result.shape, result.strides, result.offset, result.dtype
+    return type(result)
