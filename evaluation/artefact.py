@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.benchmark import Progress
 from evaluation.files import FileError, read_json, sha256_json, write_json
+from evaluation.language import check_language, kernel_sources
 from evaluation.provenance import simulator_hash, variant_sources
 from evaluation.shapes import QWEN3_30B_A3B, Architecture, Trace, traces_of
 
@@ -64,10 +65,11 @@ def compile_artefact(
 ) -> dict[str, Any]:
     """Compile a variant for the simulator, write <directory>/manifest.json and return it.
 
-    For "nki" every kernel runs once at each of the model's own shapes and of the true
-    Qwen3-30B-A3B ones, which checks it and counts its instructions, bytes and multiply-accumulates.
-    The baseline has no kernels. `manifest` is the model's ("sha256" is read). Errors of a kernel
-    pass through; nothing is written then.
+    For "nki" the kernels' sources are checked against the compiler's language, and every kernel
+    runs once at each of the model's own shapes and of the true Qwen3-30B-A3B ones, which checks it
+    and counts its instructions, bytes and multiply-accumulates. The baseline has no kernels.
+    `manifest` is the model's ("sha256" is read). LanguageError and errors of a kernel pass through;
+    nothing is written then.
     """
     if variant not in VARIANTS:
         raise ValueError(f"expected a variant of {VARIANTS}, received {variant!r}")
@@ -82,6 +84,7 @@ def compile_artefact(
         "backend": settings.backend,
         "platform_target": settings.platform_target,
         "inputs": inputs,
+        "language": check_language(kernel_sources() if variant == "nki" else ()),
         "kernels": list(_trace_all(traces, settings.dtype, progress)),
     }
     write_json(directory / _MANIFEST, compiled)
