@@ -1,4 +1,7 @@
-"""Every command in README and docs is run: here, or by continuous integration itself."""
+"""Every command in README and docs is run: here, or by continuous integration itself.
+
+Those of nki_sim's README stand beside their output and are run in tests/nki_sim.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ CI = (ROOT / ".ci" / "run").read_text()
 
 
 def commands() -> list[tuple[str, str]]:
-    fence = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.S | re.M)
+    fence = re.compile(r"^```(?:bash|sh)\n(.*?)^```", re.S | re.M)
     found = []
     for document in DOCUMENTS:
         for block in fence.findall(document.read_text()):
