@@ -46,11 +46,12 @@ def run(name: str, *tensors: Tensor, **scalars: float) -> Any:
 def launch(name: str, *tensors: Tensor, **scalars: float) -> Any:
     """Launch the kernel `name` of `kernels.specs.SPECS` and count it; returns its tensor or tuple.
 
-    Tensors are passed contiguous and without gradients. KeyError for an unknown name; whatever the
-    kernel raises for inputs that it refuses.
+    Tensors are passed contiguous, without gradients and as plain tensors (while a model is traced
+    for a device, weights are of a subclass that kernels cannot take). KeyError for an unknown name;
+    whatever the kernel raises for inputs that it refuses.
     """
     kernel = _kernel(name)
-    result = kernel(*(tensor.detach().contiguous() for tensor in tensors), **scalars)
+    result = kernel(*(_plain_tensor(tensor) for tensor in tensors), **scalars)
     for counter in _counters:
         counter[name] += 1
     return result
@@ -115,6 +116,10 @@ def fallbacks() -> list[Fallback]:
 def forget_fallbacks() -> None:
     """Start a new record of fallbacks."""
     _fallbacks.clear()
+
+
+def _plain_tensor(tensor: Tensor) -> Tensor:
+    return tensor.detach().as_subclass(Tensor).contiguous()
 
 
 @cache

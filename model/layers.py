@@ -15,12 +15,24 @@ from model import dispatch, plain
 
 
 class _Norm(nn.Module):
-    """What the norms hold: `weight` [H] and the epsilon under the root."""
+    """What the norms hold: `weight` [H] and the epsilon under the root.
+
+    The weight is passed on as a view: while a model is traced for a device, a parameter is only a
+    placeholder, of which kernels can take the view but not the thing itself.
+    """
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
+
+    def add_and_norm(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (B, S, H) -> (normed sum, sum), the same shape and dtype, in one launch."""
+        rows = x.reshape(-1, x.shape[-1])
+        normed, total = dispatch.run(
+            "add_rmsnorm", rows, residual.reshape(rows.shape), self.weight.view(-1), eps=self.eps
+        )
+        return normed.reshape(x.shape), total.reshape(x.shape)
 
 
 class NKIRMSNorm(_Norm):
@@ -29,7 +41,7 @@ class NKIRMSNorm(_Norm):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, H) or (B, S, heads, D) -> the same shape and dtype."""
         rows = x.reshape(-1, x.shape[-1])
-        normed: Tensor = dispatch.run("rmsnorm", rows, self.weight, eps=self.eps)
+        normed: Tensor = dispatch.run("rmsnorm", rows, self.weight.view(-1), eps=self.eps)
         return normed.reshape(x.shape)
 
 
@@ -38,11 +50,7 @@ class NKIAddRMSNorm(_Norm):
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Two (B, S, H) -> (normed sum, sum), the same shape and dtype."""
-        rows = x.reshape(-1, x.shape[-1])
-        normed, total = dispatch.run(
-            "add_rmsnorm", rows, residual.reshape(rows.shape), self.weight, eps=self.eps
-        )
-        return normed.reshape(x.shape), total.reshape(x.shape)
+        return self.add_and_norm(x, residual)
 
 
 class NKIRouter(nn.Module):
@@ -62,14 +70,26 @@ class NKIRouter(nn.Module):
         The weights are rounded to the dtype of x, as transformers does before it applies them.
         """
         logits = F.linear(x, self.weight)
-        probabilities = dispatch.run("router_softmax", logits)
-        reason = dispatch.why_not_routed(len(self.weight), self.top_k, self.renormalise)
-        if reason is None:
-            weights, experts = dispatch.run("top8", probabilities)
-        else:
-            dispatch.record_fallback("top8", reason)
-            weights, experts = plain.top_k(probabilities, self.top_k, self.renormalise)
-        return logits, weights.to(x.dtype), experts.to(torch.int64)
+        _, weights, experts = nki_route(logits, self.top_k, self.renormalise)
+        return logits, weights.to(x.dtype), experts
+
+
+def nki_route(
+    logits: Tensor, top_k: int, renormalise: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose `top_k` of E experts per token by logits (T, E).
+
+    Returns probabilities (T, E) float32, weights (T, top_k) float32 and experts (T, top_k) int64,
+    likeliest first.
+    """
+    probabilities = dispatch.run("router_softmax", logits)
+    reason = dispatch.why_not_routed(logits.shape[1], top_k, renormalise)
+    if reason is None:
+        weights, experts = dispatch.run("top8", probabilities)
+    else:
+        dispatch.record_fallback("top8", reason)
+        weights, experts = plain.top_k(probabilities, top_k, renormalise)
+    return probabilities, weights, experts.to(torch.int64)
 
 
 def nki_softmax(scores: Tensor) -> Tensor:

@@ -56,6 +56,16 @@ def test_the_real_models_launches():
     }
 
 
+def test_a_final_norm_that_does_not_add():
+    config = tiny.CONFIG | {"num_hidden_layers": 48}
+    fused = expected_launches(config, "decode")
+    apart = expected_launches(config, "decode", final_norm_fused=False)
+    assert {name: apart[name] - fused[name] for name in fused if apart[name] != fused[name]} == {
+        "rmsnorm": 1,
+        "add_rmsnorm": -1,
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "idle"),
     [

@@ -1,0 +1,150 @@
+"""The double of NxD Inference's model and application: the loop over layers, the driver's calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from neuronx_distributed_inference.models.config import InferenceConfig
+
+State = dict[str, Tensor]
+
+
+class KVCacheManager(nn.Module):
+    """Keys and values per layer, each (1, kv heads, C, D), as the parameters K0, V0, K1, V1..."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        settings = config.neuron_config
+        shape = (1, config.num_key_value_heads, settings.n_positions, config.head_dim)
+        self.past_key_values = nn.ParameterList(
+            nn.Parameter(torch.zeros(shape, dtype=settings.torch_dtype), requires_grad=False)
+            for _ in range(2 * config.num_hidden_layers)
+        )
+
+
+class NeuronBaseModel(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config, self.neuron_config = config, config.neuron_config
+        self.setup_attr_for_model(config)
+        self.init_model(config)
+        self.rank_util = nn.Module()
+        self.rank_util.rank = nn.Parameter(torch.zeros(1, dtype=torch.int32), requires_grad=False)
+        self.kv_mgr = KVCacheManager(config)
+
+    def forward(self, input_ids: Tensor, start: int = 0) -> Tensor:
+        """Token ids (1, S) at positions from `start` on -> logits (1, V) of the last one."""
+        tokens, capacity = input_ids.shape[1], self.neuron_config.n_positions
+        positions = torch.arange(start, start + tokens)[None]
+        prefill = start == 0
+        mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        if not prefill:
+            mask = torch.arange(capacity)[None] < start
+        hidden, residual = self.embed_tokens(input_ids), None
+        cos_cache = sin_cache = None
+        for index, layer in enumerate(self.layers):
+            cache = self.kv_mgr.past_key_values[2 * index : 2 * index + 2]
+            hidden, present, cos_cache, sin_cache, residual = layer(
+                hidden,
+                seq_ids=None,
+                attention_mask=mask[None, None],
+                position_ids=positions,
+                past_key_value=None if prefill else tuple(cache),
+                active_mask=None,
+                adapter_ids=None,
+                cos_cache=cos_cache,
+                sin_cache=sin_cache,
+                rotary_position_ids=None,
+                kv_mgr=self.kv_mgr,
+                get_kv_per_layer=False,
+                update_kv_per_layer=False,
+                idx=index,
+                is_for_context_encoding=prefill,
+                seq_len=capacity,
+                residual=residual,
+                windowed_context_encoding_window_idx=-1,
+                padding_mask=None,
+            )
+            for slot, new in zip(cache, present, strict=True):
+                slot[:, :, start : start + tokens] = new
+        return self.lm_head(self.norm(hidden)[:, -1])
+
+
+class NeuronBaseForCausalLM(nn.Module):
+    _model_cls: type[NeuronBaseModel]
+
+    def __init__(
+        self, model_path: str, config: InferenceConfig | None = None, neuron_config: Any = None
+    ) -> None:
+        super().__init__()
+        assert config is not None, "the double keeps no configurations"
+        self.model_path, self.config = Path(model_path), config
+        self.neuron_config = config.neuron_config
+        self.on_device_sampling = self.neuron_config.on_device_sampling_config is not None
+        self.model: Any = None
+        self.enable_context_encoding()
+        self.enable_token_generation()
+
+    @classmethod
+    def get_config_cls(cls) -> type[InferenceConfig]:
+        raise NotImplementedError
+
+    @classmethod
+    def get_neuron_config_cls(cls) -> Any:
+        return cls.get_config_cls().get_neuron_config_cls()
+
+    def enable_context_encoding(self) -> None:
+        self.context_encoding_model = self.get_compiler_args()
+
+    def enable_token_generation(self) -> None:
+        self.token_generation_model = self.get_compiler_args()
+
+    def get_compiler_args(self) -> str:
+        raise NotImplementedError
+
+    def compile(
+        self,
+        compiled_model_path: str,
+        debug: bool = False,
+        pre_shard_weights_hook: Any = None,
+        dry_run: bool = False,
+    ) -> None:
+        self.config.save(compiled_model_path)
+
+    def load(
+        self,
+        compiled_model_path: str,
+        start_rank_id: int | None = None,
+        local_ranks_size: int | None = None,
+        skip_warmup: bool = False,
+    ) -> None:
+        json.loads(Path(compiled_model_path, "neuron_config.json").read_text())
+
+    def reset(self) -> None:
+        """Nothing to reset."""
+
+    def to_cpu(self) -> None:
+        """Build the model, convert the checkpoint, and load it without strictness, as the SDK."""
+        self.model = self._model_cls(self.config).to(self.neuron_config.torch_dtype)
+        state = {
+            name.removeprefix("model."): tensor.to(self.neuron_config.torch_dtype)
+            for file in sorted(self.model_path.glob("*.safetensors"))
+            for name, tensor in load_file(file).items()
+        }
+        state = self.convert_hf_to_neuron_state_dict(state, self.config)
+        self.model.load_state_dict(preshard(state), strict=False)
+        self.model.eval()
+
+
+def preshard(state: State) -> State:
+    """What the attention's preshard hooks do to names."""
+    for part in ("q_proj", "k_proj", "v_proj", "Wqkv"):
+        state = {n.replace(f"self_attn.{part}.", f"self_attn.qkv_proj.{part}."): t
+                 for n, t in state.items()}  # fmt: skip
+    return {n.replace("self_attn.o_proj.", "self_attn.o_proj.o_proj."): t for n, t in state.items()}
