@@ -46,6 +46,8 @@ REQUIRED = (
     "kernels/nki_custom_rmsnorm.py",
     "kernels/nki_kernels.py",
     "kernels/nki_moe_kernels.py",
+    "model/qwen.py",
+    "model/qwen_with_nki.py",
 )
 RECORD, REPORT_TEX, REPORT_PDF = (
     "benchmark_results.json",

@@ -118,6 +118,8 @@ def test_an_interrupt_ends_with_130(home: Path, tmp_path: Path) -> None:
         [sys.executable, str(MAIN), "--mode", "evaluate_all", "--model-path", str(model),
          "--compiled-model-path", str(tmp_path / "c"), "--timed-runs", "1000000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # As by default, also if whoever runs the tests ignores interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     while "timed run" not in (line := process.stderr.readline()):

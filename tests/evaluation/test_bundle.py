@@ -58,6 +58,8 @@ EXIT = 0
     **{f"kernels/{file}": f'"""Kernel file {file}."""\n' for file in KERNEL_FILES.values()},
     "model/__init__.py": '"""Model."""\n',
     "model/layers.py": '"""The layers | that call kernels."""\n',
+    "model/qwen.py": '"""The baseline."""\n',
+    "model/qwen_with_nki.py": '"""The model with kernels."""\n',
     "model/corpus.txt": "words\n",
     "nki_sim/__init__.py": '"""Simulator."""\n',
     "nki_sim/install.py": '"""Install."""\ndef install():\n    pass\n',

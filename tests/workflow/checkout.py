@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class Checkout:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
         return subprocess.Popen(
             command, cwd=self.path, env=clean | environment, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts,
         )  # fmt: skip
 
     def run(self, *arguments: str, fails: bool = False, **environment: str) -> str:
@@ -90,6 +91,11 @@ class Checkout:
             for file in sorted(made)
             if file.is_file() and file.suffix != ".part"
         }
+
+
+def heed_interrupts() -> None:
+    """In a new process: take SIGINT as by default, also if whoever runs the tests ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def touch(text: str) -> str:
