@@ -242,16 +242,29 @@ def reinterpret(tensor: NkiTensor, old: int, new: int) -> Window:
 
 def access_pattern(base: NkiTensor, pattern: Sequence[Sequence[int]], offset: int) -> Window:
     """The window of an explicit access pattern on a whole tensor (see `NkiTensor.ap`)."""
+    window, error = loose_pattern(base, pattern, offset)
+    if error is not None:
+        raise error
+    return window
+
+
+def loose_pattern(
+    base: NkiTensor, pattern: Sequence[Sequence[int]], offset: int
+) -> tuple[Window, IllegalProgram | None]:
+    """The window of an access pattern on a whole tensor, and the error if it leaves the tensor."""
     counts, steps = pattern_pairs(pattern)
     if type(offset) is not int or offset < 0:
         raise IllegalProgram("ap", "the offset is a non-negative integer", repr(offset))
     if base.on_chip:
-        _check_on_chip_pattern(base, counts, steps, offset, pattern)
+        where = _leaves_chip(base, counts, steps, offset, pattern)
     else:
         last = offset + sum(step * (count - 1) for step, count in zip(steps, counts, strict=True))
-        if last >= base.size:
-            raise _outside(base, pattern, offset, f"element {last} of {base.size}")
-    return counts, steps, offset
+        where = f"element {last} of {base.size}" if last >= base.size else None
+    error = None
+    if where is not None:
+        received = f"{pattern!r} with offset {offset}: {where}"
+        error = IllegalProgram("ap", f"the pattern stays inside {base}", received)
+    return (counts, steps, offset), error
 
 
 def pattern_pairs(pattern: Sequence[Sequence[int]]) -> tuple[Shape, Shape]:
@@ -274,9 +287,10 @@ def pattern_pairs(pattern: Sequence[Sequence[int]]) -> tuple[Shape, Shape]:
     return tuple(pair[1] for pair in pattern), tuple(pair[0] for pair in pattern)
 
 
-def _check_on_chip_pattern(
+def _leaves_chip(
     base: NkiTensor, counts: Shape, steps: Shape, offset: int, pattern: Sequence[Sequence[int]]
-) -> None:
+) -> str | None:
+    """Where a pattern on chip leaves the tensor."""
     row = math.prod(base.shape[1:])
     if counts[0] > 1 and steps[0] != row:
         raise IllegalProgram(
@@ -294,11 +308,5 @@ def _check_on_chip_pattern(
         step * (count - 1) for step, count in zip(steps[1:], counts[1:], strict=True)
     )
     if last >= row or partition + counts[0] > min(base.shape[0], PARTITIONS):
-        where = f"partitions {partition} to {partition + counts[0] - 1}, elements {first} to {last}"
-        raise _outside(base, pattern, offset, where)
-
-
-def _outside(base: NkiTensor, pattern: object, offset: int, where: str) -> IllegalProgram:
-    return IllegalProgram(
-        "ap", f"the pattern stays inside {base}", f"{pattern!r} with offset {offset}: {where}"
-    )
+        return f"partitions {partition} to {partition + counts[0] - 1}, elements {first} to {last}"
+    return None

@@ -221,11 +221,10 @@ def _charge(
     if storage.region is PSUM:
         first, end = first // PSUM_BANK_BYTES, -(-end // PSUM_BANK_BYTES)
     pool = program.pools[storage.region]
-    label = (storage.name, storage.shape, storage.dtype)
     if anywhere:
-        pool.claim(storage.serial, label, end - first)
+        pool.claim(storage, end - first)
     else:
-        pool.claim_span(storage.serial, label, first, end)
+        pool.claim_span(storage, first, end)
     storage.pool = pool
 
 

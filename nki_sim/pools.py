@@ -1,12 +1,22 @@
-"""Capacity of the on-chip memories, counted over the tensors that the kernel still holds."""
+"""Capacity of the on-chip memories, counted over the tensors that the kernel still holds.
+
+The compiler gives the room of a tensor away after its last use, which a kernel that is just running
+does not know yet. So where too much is held, what has been written counts as free until an
+instruction uses it again (`Squeeze`).
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .errors import IllegalProgram
 from .places import kernel_line
+
+if TYPE_CHECKING:
+    from .memory import Storage
 
 Label = tuple[str, tuple[int, ...], str]
 """Name, shape and data type of a tensor."""
@@ -43,13 +53,29 @@ class Holder:
 
 
 @dataclass(slots=True)
+class Squeeze:
+    """An allocation for which there is room only if some tensors are not used any more.
+
+    Attributes:
+        label, amount: what was allocated, and what it needs.
+        live: what it and the tensors that were certainly in use at the time need.
+        idle: tensor number to amount, for those that had been written and not used since.
+    """
+
+    label: Label
+    amount: int
+    live: int
+    idle: dict[int, int]
+
+
+@dataclass(slots=True)
 class Pool:
     """One on-chip memory.
 
     Every tensor is charged on all partitions, whatever its first dimension. That is an upper bound
     of what an allocator needs. Tensors at explicit addresses are charged for what they cover
     together (`spans`: tensor number to first and end unit). With `watched`, `at_peak` is who held
-    it when most of it was held.
+    it when most of it was held. `squeezes` are by the numbers of the tensors that they count on.
     """
 
     name: str
@@ -61,6 +87,8 @@ class Pool:
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
     watched: bool = False
     places: dict[int, tuple[str, int]] = field(default_factory=dict)
+    squeezes: dict[int, list[Squeeze]] = field(default_factory=dict)
+    _storages: dict[int, weakref.ref[Storage]] = field(default_factory=dict)
     _peak_holders: dict[int, tuple[Label, int]] = field(default_factory=dict)
 
     @property
@@ -68,43 +96,79 @@ class Pool:
         """The holders at the peak, in order of allocation; empty when it was not watched."""
         return [Holder(*h, *self.places[serial]) for serial, h in self._peak_holders.items()]
 
-    def claim(self, serial: int, label: Label, amount: int) -> None:
-        """Give `amount` units to tensor number `serial`.
+    def claim(self, storage: Storage, amount: int) -> None:
+        """Give `amount` units to a tensor.
 
         Raises:
             IllegalProgram: it does not fit beside the tensors that are still alive.
         """
+        serial = storage.serial
+        label = (storage.name, storage.shape, storage.dtype)
         if self.used + amount > self.capacity:
-            raise IllegalProgram(
-                "nl.ndarray",
-                f"the live tensors must fit into the {self.capacity} {self.unit} of {self.name}",
-                f"{describe(label)}, which needs {amount} while {self.used} are held by "
-                f"{self.inventory()}",
-                "use smaller tiles, or allocate in the loop so that earlier tiles are released",
-            )
+            self._squeeze(label, amount)
         self.holders[serial] = (label, amount)
+        self._storages[serial] = weakref.ref(storage)
         self.used += amount
         if self.watched:
             self.places[serial] = kernel_line()
-        if self.used > self.peak:
-            self.peak = self.used
+        if min(self.used, self.capacity) > self.peak:
+            self.peak = min(self.used, self.capacity)
             if self.watched:
                 self._peak_holders = dict(self.holders)
 
-    def claim_span(self, serial: int, label: Label, first: int, end: int) -> None:
-        """Give the units from `first` to `end` to tensor number `serial`; they may be shared.
+    def _squeeze(self, label: Label, amount: int) -> None:
+        """Make room beside what has not been written yet; the rest may turn out to be in use."""
+        idle = {
+            serial: held
+            for serial, (_, held) in list(self.holders.items())  # storages may die meanwhile
+            if (storage := self._storages[serial]()) is not None and storage.dirty
+        }
+        squeeze = Squeeze(label, amount, amount + self.used - sum(idle.values()), idle)
+        if squeeze.live > self.capacity:
+            raise self._no_room(squeeze, f"while {self.used} are held by {self.inventory()}")
+        for serial in idle:
+            self.squeezes.setdefault(serial, []).append(squeeze)
+
+    def use(self, serial: int) -> None:
+        """Note that an instruction uses tensor number `serial`.
+
+        Raises:
+            IllegalProgram: so it was in use when its room was needed for another tensor.
+        """
+        for squeeze in self.squeezes.pop(serial, ()):
+            squeeze.live += squeeze.idle.pop(serial)
+            if squeeze.live > self.capacity:
+                raise self._no_room(
+                    squeeze,
+                    f"beside {squeeze.live - squeeze.amount} of tensors that are used afterwards, "
+                    f"here {describe(self.holders[serial][0])}; held are {self.inventory()}",
+                )
+
+    def _no_room(self, squeeze: Squeeze, among: str) -> IllegalProgram:
+        return IllegalProgram(
+            "nl.ndarray",
+            f"the live tensors must fit into the {self.capacity} {self.unit} of {self.name}",
+            f"{describe(squeeze.label)}, which needs {squeeze.amount} {among}",
+            "use smaller tiles, or allocate in the loop so that earlier tiles are released",
+        )
+
+    def claim_span(self, storage: Storage, first: int, end: int) -> None:
+        """Give the units from `first` to `end` to a tensor; they may be shared.
 
         Raises:
             IllegalProgram: what is new of them does not fit beside the tensors that are alive.
         """
         before = _covered(self.spans.values())
-        spans = self.spans | {serial: (first, end)}
-        self.claim(serial, label, _covered(spans.values()) - before)
+        spans = self.spans | {storage.serial: (first, end)}
+        self.claim(storage, _covered(spans.values()) - before)
         self.spans = spans
 
     def release(self, serial: int) -> None:
         """Take back what `claim` or `claim_span` gave."""
         amount = self.holders.pop(serial)[1]
+        del self._storages[serial]
+        for squeeze in self.squeezes.pop(serial, ()):
+            del squeeze.idle[serial]
         if serial in self.spans:
             before = _covered(self.spans.values())
             del self.spans[serial]

@@ -224,10 +224,11 @@ class NkiTensor(ViewMethods):
             indirect_dim: the dimension that a dynamic offset counts.
             dtype: reinterpret the tensor's bytes as this type first.
 
-        On a sliced tensor the offset counts from the slice's first element (`view_patterns`).
+        On a sliced tensor the offset counts from the slice's first element (`view_patterns`). A
+        pattern that leaves a whole tensor is an error where it is used (`StrayTensor`).
 
         Raises:
-            IllegalProgram: outside the tensor, or not an access pattern of its memory.
+            IllegalProgram: outside a slice, or not an access pattern of the tensor's memory.
             NotModelled: on a sliced tensor, where documents disagree about this pattern.
         """
         base = self if dtype is None or dtype == self.dtype else self.view(dtype)
@@ -237,6 +238,11 @@ class NkiTensor(ViewMethods):
             from .indirect import indirect_window  # imports this module
 
             return indirect_window(base, pattern, first, scalar_offset, vector_offset, indirect_dim)
+        if type(base) is NkiTensor and base.covers_storage():
+            found, error = indexing.loose_pattern(base, pattern, first)
+            if error is not None:
+                return StrayTensor(base, found, error)
+            return NkiTensor(self.storage, *found, base.dtype)
         return NkiTensor(self.storage, *base.pattern_window(pattern, first), base.dtype)
 
     def pattern_window(self, pattern: Sequence[Sequence[int]], offset: int) -> indexing.Window:
@@ -372,6 +378,29 @@ class NkiTensor(ViewMethods):
     )
     __matmul__ = __pow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = _no_operator
     __bool__ = __iter__ = __len__ = __float__ = __int__ = __array__ = _no_operator
+
+
+class StrayTensor(NkiTensor):
+    """A window that leaves its tensor: it may be made, and must not be used.
+
+    Published kernels make one in a loop's last rounds and leave it alone.
+
+    Attributes:
+        error: what is raised when it is used.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, base: NkiTensor, window: indexing.Window, error: IllegalProgram) -> None:
+        super().__init__(base.storage, *window, base.dtype)
+        self.error = error
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise self.error
+
+    array = property(_refuse)
+    derive = __getitem__ = reshape = view = reinterpret_cast = pattern_window = _refuse
+    require_written = mark_written = mark_written_where = _refuse
 
 
 def full_view(storage: Storage) -> NkiTensor:

@@ -19,7 +19,7 @@ from ..errors import IllegalProgram, NotModelled
 from ..handles import NkiInstruction
 from ..indirect import IndirectTensor
 from ..machine import PARTITIONS, PLATFORM_OF, Program, current
-from ..views import NkiTensor
+from ..views import NkiTensor, StrayTensor
 
 Sizes = dict[str, int]
 """Axis letter to size, as bound by an instruction's operands."""
@@ -162,6 +162,10 @@ class Instruction:
         program = current(self.opcode)
         if self.name:
             program.claim_name("instruction", self.name, self.opcode)
+        for pool in program.pools.values():
+            if pool.squeezes:
+                for _, tensor in self.tensors():
+                    pool.use(tensor.storage.serial)
         sizes = self.check() if program.seat is None else program.seat.check(self)
         if program.watcher is None:
             self.run(program)
@@ -314,6 +318,8 @@ class Instruction:
     def resolve_window(self, operand: Operand, value: NkiTensor) -> NkiTensor:
         """Put the plain window that a dynamic offset selects now in an operand's place."""
         program = current(self.opcode)
+        if isinstance(value, StrayTensor):
+            raise value.error
         if not value.on_chip:
             raise self._wrong_memory(operand, value)
         if not program.numeric:

@@ -220,7 +220,7 @@ class Calls:
         literal = isinstance(axis, ast.Constant | ast.List | ast.Tuple | ast.UnaryOp)
         if axis is None or not literal or not self.report.straddles("2.29"):
             return
-        if not (isinstance(axis, ast.Constant) and axis.value == 1):
+        if ast.unparse(axis) not in ("1", "(1,)", "[1]"):
             self.add(axis, "reduce-axis", f"axis={ast.unparse(axis)}")
 
     def _check_activation(self, node: ast.Call) -> None:

@@ -45,7 +45,8 @@ def member(kind: Any, value: Any, operation: str) -> Any:
         return value
     if type(value) is int and value in {known.value for known in kind}:
         warnings.warn(
-            f"{operation}: integer {value} for {kind(value)!r} is refused from SDK 2.29 on",
+            f"{operation}: integer {value} for {kind(value)!r} is documented as refused from SDK "
+            "2.29 on",
             stacklevel=4,
         )
         return kind(value)

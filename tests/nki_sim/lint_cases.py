@@ -385,6 +385,11 @@ CASES = (
         f"{TILE}\nnisa.tensor_reduce(dst=t, op=nl.add, data=t, axis=1)",
     ),
     Case(
+        "reduce-axis",
+        f"{TILE}\nnisa.tensor_reduce(dst=t, op=nl.add, data=t, axis=(1, 2))  # $",
+        f"{TILE}\nnisa.tensor_reduce(dst=t, op=nl.add, data=t, axis=(1,))",
+    ),
+    Case(
         "version-order",
         "if nisa.get_nc_version() >= nisa.nc_version.gen3:  # $\n    pass",
         "if nisa.get_nc_version() == nisa.nc_version.gen3:\n    pass",

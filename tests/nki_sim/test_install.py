@@ -100,6 +100,19 @@ print(nki.language.origin)
     assert python(code.replace("PATH", repr(str(sdk(tmp_path))))) == "sdk"
 
 
+def test_types_are_there_without_an_import_of_their_own() -> None:
+    """Published kernels annotate parameters with ``nki.dtype`` after ``import nki`` alone."""
+    code = """
+from nki_sim.install import install
+install()
+import nki
+print(nki.dtype.int32)
+import nki.dtype
+print(nki.dtype.int32)
+"""
+    assert python(code) == "int32\nint32"
+
+
 def test_unknown_submodules_are_import_errors() -> None:
     code = """
 from nki_sim.install import install

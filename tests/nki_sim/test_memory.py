@@ -147,6 +147,39 @@ def test_psum_has_eight_banks() -> None:
         in_kernel(body)
 
 
+@pytest.mark.parametrize("used_again", [0, 7, 8, 9])
+def test_what_is_not_used_again_makes_room(used_again: int) -> None:
+    """Nine written banks are held by name; a program that uses all of them again needs all."""
+
+    def body() -> None:
+        held = [tile((128, 512), buffer=nl.psum, value=i) for i in range(9)]
+        total = tile((128, 512))
+        for one in held[9 - used_again :]:
+            nisa.tensor_tensor(dst=total, data1=total, data2=one, op=nl.add)
+
+    if used_again < 9:
+        in_kernel(body)
+    else:
+        with pytest.raises(IllegalProgram, match=r"8 banks of PSUM.*used afterwards"):
+            in_kernel(body)
+
+
+def test_room_is_counted_at_every_allocation() -> None:
+    """The second of two waves of dead tiles does not fit beside what lives through both."""
+
+    def body(kept: int) -> None:
+        held = [tile((128, 512), buffer=nl.psum) for _ in range(kept)]
+        dead = [tile((128, 512), buffer=nl.psum) for _ in range(20)]
+        last = [nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum) for _ in range(4)]
+        for one in held:
+            nisa.memset(dst=one, value=1)
+        assert dead and last
+
+    in_kernel(body, 4)
+    with pytest.raises(IllegalProgram, match="8 banks of PSUM"):
+        in_kernel(body, 5)
+
+
 def test_first_matmul_overwrites_and_later_ones_add() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 8, 3, 5)).astype(np.float32)[0], rng.standard_normal((8, 3, 4))
