@@ -21,7 +21,7 @@ from nki_sim import lint
 from . import lint_cases
 from .lint_cases import CASES
 
-FOLDER = os.environ.get("KLR_LANG", "/tmp/klr_lang")
+FOLDER = os.environ.get("KLR_LANG", "no-klr-lang")
 
 JUDGE = """
 import sys
