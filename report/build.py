@@ -18,10 +18,12 @@ from evaluation.files import write_atomically
 BUILD_DIR = Path(__file__).resolve().parents[1] / "results" / "latex"
 """Where TeX writes: apart from the sources, so that no stale auxiliary file is ever read."""
 
-_INSTALL = (
-    "apt-get install --no-install-recommends latexmk texlive-latex-recommended "
-    "texlive-latex-extra texlive-science texlive-pictures lmodern"
+TEX_PACKAGES = (
+    "latexmk texlive-latex-recommended texlive-latex-extra texlive-science texlive-pictures lmodern"
 )
+INSTALL_TEX = f"apt-get install --no-install-recommends {TEX_PACKAGES}"
+"""Debian's packages that the report is typeset with, and the command that brings them."""
+
 _TIMEOUT_S = 300
 _ERROR_AT = re.compile(r"^(?P<file>[^\s:][^:]*):(?P<line>\d+): (?P<message>.+)$")
 _WARNINGS = re.compile(
@@ -82,7 +84,7 @@ def build_pdf(
 def _require_latexmk() -> None:
     if shutil.which("latexmk") is None:
         raise LatexmkMissing(
-            f"latexmk is not installed, so the PDF cannot be built; run: sudo {_INSTALL}"
+            f"latexmk is not installed, so the PDF cannot be built; run: sudo {INSTALL_TEX}"
         )
 
 

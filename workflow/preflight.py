@@ -10,9 +10,8 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
-TEX_PACKAGES = (
-    "latexmk texlive-latex-recommended texlive-latex-extra texlive-science texlive-pictures lmodern"
-)
+from report.build import INSTALL_TEX
+
 TEX_FILES = (
     "siunitx.sty",
     "booktabs.sty",
@@ -21,7 +20,6 @@ TEX_FILES = (
     "lmodern.sty",
     "enumitem.sty",
 )
-INSTALL_TEX = f"apt-get install --no-install-recommends {TEX_PACKAGES}"
 
 NEURON_PACKAGES = {
     "neuron": ("torch-neuronx", "neuronx-distributed-inference", "nki"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import linecache
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,6 @@ class _Tensor:
 
     read: int = 0
     written: int = 0
-    storages: set[int] = field(default_factory=set)
 
 
 def _by_tensor(events: Iterable[Event], inputs: Iterable[str]) -> dict[str, _Tensor]:

@@ -121,3 +121,9 @@ def test_the_plain_operation_is_the_kernels(name, dtype):
             rtol=2 * tolerance.rtol,
             atol=2 * tolerance.atol,
         )
+
+
+def test_the_longest_row_is_the_kernels_own() -> None:
+    from kernels.nki_common import ROW_LIMIT
+
+    assert dispatch.LONGEST_ROW == ROW_LIMIT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +82,18 @@ def test_kernels_that_the_architecture_rules_out_are_not_expected(change, idle):
 def test_an_unknown_phase_is_refused():
     with pytest.raises(ValueError, match="'training'"):
         expected_launches(tiny.CONFIG, "training")
+
+
+def test_the_counts_in_the_documents_are_those_of_the_real_architecture() -> None:
+    real = {
+        "num_hidden_layers": 48, "num_experts": 128, "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+    }  # fmt: skip
+    counts = expected_launches(real, "decode", final_norm_fused=False)
+    text = (Path(__file__).resolve().parents[2] / "docs" / "neuron.md").read_text()
+    others = {counts[name] for name in counts.keys() - {"rmsnorm", "add_rmsnorm"}}
+    assert (
+        f"has {counts['rmsnorm']} `rmsnorm`, {counts['add_rmsnorm']} `add_rmsnorm` and "
+        f"{others.pop()} of each other kernel"
+    ) in text
+    assert not others

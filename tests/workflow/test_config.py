@@ -13,9 +13,9 @@ from checkout import ROOT, Checkout
 from jsonschema import Draft202012Validator
 
 from evaluation.accuracy import CHALLENGE_DIVERGENCE_TOLERANCE, CHALLENGE_TOLERANCES
+from report.build import TEX_PACKAGES
 from workflow.config import ConfigError, complete, record_of, schema
 from workflow.config_table import README, with_table
-from workflow.preflight import TEX_PACKAGES
 
 FILE = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 

@@ -12,6 +12,7 @@ import pytest
 from checkout import ROOT, Checkout, copy_repository
 
 from kernels.specs import SPECS
+from report import build
 from report.figures import FIGURES
 from workflow import preflight, project
 
@@ -96,7 +97,7 @@ def test_another_working_folder_is_refused(fresh: Checkout, tmp_path: Path) -> N
 
 def test_the_front_door_installs_the_tex_that_the_workflow_asks_for() -> None:
     front_door = (ROOT / "run").read_text()
-    assert f'TEX_PACKAGES="{preflight.TEX_PACKAGES}"' in front_door
+    assert f'TEX_PACKAGES="{build.TEX_PACKAGES}"' in front_door
     assert f'TEX_FILES="{" ".join(preflight.TEX_FILES)}"' in front_door
 
 
