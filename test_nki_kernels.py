@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,26 @@ def setup_module() -> None:
 
 
 def pytest_generate_tests(metafunc: Any) -> None:
-    """For pytest: every declared case and dtype, and every refusal, of every kernel."""
+    """For pytest: every declared case, dtype and number of cores, and every refusal."""
     names = tuple(metafunc.fixturenames)
     if "case" in names:
         values = [
-            (spec, case, dtype)
+            (spec, case, dtype, cores)
             for spec in SPECS.values()
             for case in spec.cases
             for dtype in spec.dtypes
+            for cores in case.cores
         ]
-        ids = [f"{spec.name}-{case.label}-{dtype}" for spec, case, dtype in values]
-        metafunc.parametrize(("spec", "case", "dtype"), values, ids=ids)
+        ids = [f"{spec.name}-{case.label}-{dtype}-{cores}" for spec, case, dtype, cores in values]
+        metafunc.parametrize(("spec", "case", "dtype", "cores"), values, ids=ids)
     elif "refusal" in names:
         pairs = [(spec, refusal) for spec in SPECS.values() for refusal in spec.refusals]
         ids = [f"{spec.name}-{refusal.label}" for spec, refusal in pairs]
         metafunc.parametrize(("spec", "refusal"), pairs, ids=ids)
 
 
-def test_kernel_equals_its_oracle(spec: KernelSpec, case: Case, dtype: str) -> None:
-    result = verify(spec, case, dtype)
+def test_kernel_equals_its_oracle(spec: KernelSpec, case: Case, dtype: str, cores: int) -> None:
+    result = verify(spec, case, dtype, cores=cores)
     assert result.passed, result.message
 
 
@@ -80,13 +82,14 @@ def test_kernel_refuses(spec: KernelSpec, refusal: Refusal) -> None:
     assert check.passed, check.message
 
 
-def run_case(spec: KernelSpec, case: Case, dtype: str) -> Verification:
+def run_case(spec: KernelSpec, case: Case, dtype: str, cores: int = 1) -> Verification:
     """As `verify`; an exception of the kernel is a failure with its text."""
     try:
-        return verify(spec, case, dtype)
+        result = verify(spec, case, dtype, cores=cores)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        return Verification(spec.name, case.label, dtype, False, None, None, None, text)
+        result = Verification(spec.name, case.label, dtype, False, None, None, None, text)
+    return result if cores == 1 else replace(result, case=f"{case.label}, {cores} cores")
 
 
 def print_case(result: Verification) -> None:
@@ -135,7 +138,9 @@ def check_kernel(spec: KernelSpec, simulated: bool) -> dict[str, Any]:
             reason = f"SKIP  declared for {', '.join(spec.dtypes)} only"
             print(ROW.format(spec.name, "", dtype, "", "", reason))
             continue
-        results = [run_case(spec, case, dtype) for case in spec.cases]
+        results = [
+            run_case(spec, case, dtype, cores) for case in spec.cases for cores in case.cores
+        ]
         for result in results:
             print_case(result)
         entry[dtype] = summarise(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from kernels.specs import Case, Inputs, KernelSpec, Refusal, Tolerance
 
-Kernel = Callable[..., Any]
+Kernel = Any  # callable, and by [cores] in a launch on several
 WORST_SHOWN = 5
 
 
@@ -122,12 +121,12 @@ def _as_tuple(result: Any) -> tuple[NDArray[Any], ...]:
     return tuple(np.asarray(array) for array in results)
 
 
-def _changed(before: Inputs, after: Inputs) -> list[str]:
-    return [
+def _changed(before: Inputs, after: Inputs) -> set[str]:
+    return {
         name
         for name, value in before.items()
         if isinstance(value, np.ndarray) and value.tobytes() != after[name].tobytes()
-    ]
+    }
 
 
 def _failed(spec: KernelSpec, case: Case, dtype: str, message: str) -> Verification:
@@ -135,19 +134,30 @@ def _failed(spec: KernelSpec, case: Case, dtype: str, message: str) -> Verificat
 
 
 def verify(
-    spec: KernelSpec, case: Case, dtype: str, kernel: Kernel | None = None, seed: int = 0
+    spec: KernelSpec,
+    case: Case,
+    dtype: str,
+    kernel: Kernel | None = None,
+    seed: int = 0,
+    cores: int = 1,
 ) -> Verification:
-    """Run `kernel` (by default the spec's own) on a case and compare all its results.
+    """Run `kernel` (by default the spec's own, on `cores` cores) on a case and compare all results.
 
     Fails on a wrong number, shape or dtype of results, on NaN or infinity, on an error beyond the
-    spec's tolerance, and on an argument that was written to. What the kernel raises is not caught.
+    spec's tolerance, on an argument that was written to although the spec does not say so, and on
+    an updated argument that is not the result it is returned as. What the kernel raises is not
+    caught.
     """
     arguments = spec.inputs(case, dtype, seed)
     originals = spec.inputs(case, dtype, seed)
-    actual = _as_tuple((kernel or spec.load())(**arguments))
+    launch = kernel or (spec.load() if cores == 1 else spec.load()[cores])
+    actual = _as_tuple(launch(**arguments))
     expected = _as_tuple(spec.reference(**originals))
-    if changed := _changed(originals, arguments):
-        return _failed(spec, case, dtype, f"the kernel wrote to its arguments {changed}")
+    if changed := _changed(originals, arguments) - set(spec.updates):
+        return _failed(spec, case, dtype, f"the kernel wrote to its arguments {sorted(changed)}")
+    for name, number in spec.updates.items():
+        if number < len(actual) and arguments[name].tobytes() != actual[number].tobytes():
+            return _failed(spec, case, dtype, f"{name} was not updated to result {number}")
     if len(actual) != len(expected):
         wrong = f"{len(actual)} results, the oracle gives {len(expected)}"
         return _failed(spec, case, dtype, wrong)

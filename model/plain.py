@@ -1,7 +1,7 @@
 """The kernels' operations in plain torch: same arguments, same results, any dtype and any size.
 
 What `model.dispatch` runs where a kernel is not eligible. Rounding follows transformers' Qwen3-MoE;
-each function takes the tensors of the kernel of its name (see kernels/specs.py).
+each function takes the tensors of the kernel of its name (see kernels/specs).
 """
 
 from __future__ import annotations

@@ -1,113 +1,9 @@
-"""What each kernel is, which inputs it must handle, how exactly, and which it must refuse.
-
-Data that tests, the model's dispatch and the report read. Importing this module does not import
-`nki`: `KernelSpec.load` does, when a kernel is wanted.
-"""
+"""Kernels of single operations on rows: norms, activation, softmax, RoPE, router, aggregation."""
 
 from __future__ import annotations
 
-import importlib
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import ml_dtypes
-import numpy as np
-
 from kernels import reference, samples
-
-Inputs = dict[str, Any]  # by parameter name: ndarray, or float for a scalar
-Kind = Literal["true", "ragged", "model"]
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-    "int32": np.dtype(np.int32),
-}
-EPS = 1e-6  # rms_norm_eps of Qwen3-30B-A3B
-
-
-@dataclass(frozen=True)
-class Case:
-    """One set of shapes that a kernel must handle.
-
-    `kind`: "true" (Qwen3-30B-A3B), "ragged" (rows that fill no whole tile) or "model" (the tiny
-    checkpoint). `float32`: arguments which stay float32 whatever the dtype under test.
-    """
-
-    label: str
-    kind: Kind
-    shapes: samples.Shapes
-    float32: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Allowed error |actual - expected| <= atol + rtol * |expected|, and why that much."""
-
-    rtol: float
-    atol: float
-    why: str
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Inputs which a kernel must refuse, and a fragment of the message it must do so with."""
-
-    label: str
-    message: str
-    shapes: samples.Shapes
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # float32 unless named
-    scalars: Mapping[str, float] = field(default_factory=dict)
-
-    def inputs(self) -> Inputs:
-        """The arguments, filled with ones: they are to be refused before they are read."""
-        arrays: Inputs = {
-            name: np.ones(shape, dtype=DTYPES[self.dtypes.get(name, "float32")])
-            for name, shape in self.shapes.items()
-        }
-        return arrays | dict(self.scalars)
-
-
-@dataclass(frozen=True)
-class KernelSpec:
-    """One kernel: where it is, its oracle, and the inputs it is tested with."""
-
-    name: str
-    title: str
-    file: str
-    function: str
-    description: str
-    tile_size: str
-    reference: Callable[..., Any]
-    fill: Callable[[np.random.Generator, samples.Shapes], samples.Arrays]
-    cases: tuple[Case, ...]
-    tolerances: Mapping[str, Tolerance]
-    refusals: tuple[Refusal, ...]
-    scalars: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """Dtypes of the main argument that the kernel takes."""
-        return tuple(self.tolerances)
-
-    def load(self) -> Callable[..., Any]:
-        """The kernel itself; imports `nki` (ImportError where there is none)."""
-        module = importlib.import_module(f"kernels.{self.file.removesuffix('.py')}")
-        kernel: Callable[..., Any] = getattr(module, self.function)
-        return kernel
-
-    def inputs(self, case: Case, dtype: str, seed: int = 0) -> Inputs:
-        """Arguments for a case by name: reproducible from (kernel, case, seed), cast to `dtype`."""
-        key = zlib.crc32(f"{self.name}/{case.label}".encode())
-        values = self.fill(np.random.default_rng([seed, key]), case.shapes)
-        arrays: Inputs = {
-            name: array.astype(DTYPES["float32" if name in case.float32 else dtype])
-            for name, array in values.items()
-        }
-        return arrays | dict(self.scalars)
+from kernels.specs.base import EPS, Case, KernelSpec, Kind, Refusal, Tolerance
 
 
 def _norm_shapes(rows: int, hidden: int) -> samples.Shapes:
@@ -553,16 +449,13 @@ EXPERT_AGGREGATION = KernelSpec(
     ),
 )
 
-SPECS: dict[str, KernelSpec] = {
-    spec.name: spec
-    for spec in (
-        RMSNORM,
-        SILU,
-        SOFTMAX,
-        ADD_RMSNORM,
-        ROPE,
-        ROUTER_SOFTMAX,
-        TOP8,
-        EXPERT_AGGREGATION,
-    )
-}
+ROW_KERNELS = (
+    RMSNORM,
+    SILU,
+    SOFTMAX,
+    ADD_RMSNORM,
+    ROPE,
+    ROUTER_SOFTMAX,
+    TOP8,
+    EXPERT_AGGREGATION,
+)

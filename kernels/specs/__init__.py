@@ -1,0 +1,13 @@
+"""What each kernel is, which inputs it must handle, how exactly, and which it must refuse.
+
+Data that tests, the model's dispatch and the report read; one module per family of kernels.
+"""
+
+from __future__ import annotations
+
+from kernels.specs.base import DTYPES, EPS, Case, Inputs, KernelSpec, Kind, Refusal, Tolerance
+from kernels.specs.rows import ROW_KERNELS
+
+__all__ = ["DTYPES", "EPS", "SPECS", "Case", "Inputs", "KernelSpec", "Kind", "Refusal", "Tolerance"]
+
+SPECS: dict[str, KernelSpec] = {spec.name: spec for spec in (*ROW_KERNELS,)}
