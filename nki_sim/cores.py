@@ -40,6 +40,8 @@ class Access:
         tensor: the window.
         places: element numbers instead of the window, for dynamic offsets.
         text: the instruction and where it stands, for errors.
+        changed: of a write to a tensor written before: which elements got other bytes than they
+            had; None if all have to be taken as changed.
     """
 
     core: int
@@ -47,24 +49,41 @@ class Access:
     tensor: NkiTensor
     places: Array | None
     text: str
+    changed: Array | None = None
 
-    def over(self, flags: Array, unit: int) -> Array:
-        """This access's part of one flag per `unit` bytes of the storage."""
+    def over(self, units: Array, unit: int) -> Array:
+        """This access's part of one value per `unit` bytes of the storage; last dimension: the
+        units of an element.
+        """
         ratio = self.tensor.storage.element(self.tensor.dtype).itemsize // unit
         if self.places is not None:
-            return flags.reshape(-1, ratio)[self.places]
+            return units.reshape(-1, ratio)[self.places]
         tensor = self.tensor
-        strides = [stride * ratio for stride in tensor.strides]
+        strides = [stride * ratio * units.itemsize for stride in tensor.strides]
+        offset = tensor.offset * ratio * units.itemsize
         shape = (*tensor.shape, ratio)
-        return np.ndarray(shape, np.bool_, flags, tensor.offset * ratio, (*strides, 1))
+        return np.ndarray(shape, units.dtype, units, offset, (*strides, units.itemsize))
 
-    def paint(self, flags: Array, unit: int) -> None:
-        """Set this access's flags."""
+    def paint(self, flags: Array, unit: int, chosen: Array | bool = True) -> None:
+        """Set this access's flags, or those of some of its elements (shaped like `over`)."""
         if self.places is None:
-            self.over(flags, unit)[...] = True
+            self.over(flags, unit)[...] |= chosen
         else:
             ratio = self.tensor.storage.element(self.tensor.dtype).itemsize // unit
-            flags.reshape(-1, ratio)[self.places] = True
+            flags.reshape(-1, ratio)[self.places] |= chosen
+
+    def snapshot(self) -> Array:
+        """The bytes that it reaches, copied; last dimension: the bytes of an element."""
+        return self.over(self.tensor.storage.buffer, 1).copy()
+
+    def changed_of(self, flags: Array, unit: int) -> Array:
+        """Its part of `flags`, without the elements whose bytes it left as they were."""
+        mine = self.over(flags, unit)
+        return mine if self.changed is None else mine & self.changed[..., None]
+
+    def meets(self, flags: Array, unit: int) -> bool:
+        """Whether one of its flags is set."""
+        return bool(self.over(flags, unit).any())
 
 
 class Crew:
@@ -74,13 +93,17 @@ class Crew:
         scheduler: who runs when.
         cores: how many there are.
         place: the rank that this launch belongs to, or None.
+        launch: the account of all cores together.
         shared: the tensors in shared HBM that the kernel allocates, in order.
         accesses: accesses to shared HBM since the last rendezvous, by storage.
         errors: of cores that read what nobody had written, by core: possibly a race's effect.
     """
 
-    def __init__(self, scheduler: Scheduler, cores: int, where: Place | None) -> None:
+    def __init__(
+        self, scheduler: Scheduler, cores: int, where: Place | None, launch: Launch
+    ) -> None:
         self.scheduler = scheduler
+        self.launch = launch
         self.cores = cores
         self.place = where
         self.shared: list[Storage] = []
@@ -93,34 +116,48 @@ class Crew:
         found, self.accesses = self.accesses, {}
         for accesses in found.values():
             if any(access.writes for access in accesses):
-                _check_storage(accesses)
+                _check_storage(accesses, self.launch)
 
 
-def _check_storage(accesses: list[Access]) -> None:
+def _check_storage(accesses: list[Access], launch: Launch) -> None:
+    """Raise for the first race in accesses to one storage, given in the order in which they ran.
+
+    Writes of both cores to the same elements are only worth a finding where all of them write the
+    same bytes: whichever comes last, the result is the same.
+    """
     storage = accesses[0].tensor.storage
     unit = min(storage.element(a.tensor.dtype).itemsize for a in accesses)
-    for core in range(CORES):
-        mine = [a for a in accesses if a.core == core and a.writes]
-        others = [a for a in accesses if a.core != core]
-        if not mine or not others:
-            continue
-        flags = np.zeros(storage.length // unit, np.bool_)
-        for access in mine:
-            access.paint(flags, unit)
-        for other in others:
-            if other.over(flags, unit).any():
-                raise _race(mine, other, storage.length // unit, unit)
+    written = [np.zeros(storage.length // unit, np.bool_) for _ in range(CORES)]
+    varied = np.zeros(storage.length // unit, np.bool_)
+    for access in accesses:
+        if access.writes:
+            for core in range(CORES):
+                access.paint(varied, unit, access.changed_of(written[core], unit))
+            access.paint(written[access.core], unit)
+    both = written[0] & written[1]
+    if both.any() and storage.hollow:
+        launch.assume("both cores write equal bytes to the same elements")
+        varied[...] = False
+    for access in accesses:
+        theirs = written[1 - access.core]
+        if access.meets(both & varied if access.writes else theirs, unit):
+            raise _race(accesses, access, unit)
+        if access.core == 1 and access.writes and not storage.hollow and access.meets(both, unit):
+            launch.find(
+                f"{access.text}: the same bytes that core 0 writes there, with no rendezvous "
+                "between them"
+            )
 
 
-def _race(mine: list[Access], other: Access, units: int, unit: int) -> IllegalProgram:
-    for access in mine:
-        flags = np.zeros(units, np.bool_)
-        access.paint(flags, unit)
-        if other.over(flags, unit).any():
-            break
-    first, second = sorted((access, other), key=lambda one: one.core)
+def _race(accesses: list[Access], one: Access, unit: int) -> IllegalProgram:
+    """The error for an access and the first write of the other core that meets it."""
+    flags = np.zeros(one.tensor.storage.length // unit, np.bool_)
+    one.paint(flags, unit)
+    writes = (a for a in accesses if a.core != one.core and a.writes)
+    other = next(access for access in writes if access.meets(flags, unit))
+    first, second = sorted((one, other), key=lambda access: access.core)
     return IllegalProgram(
-        access.text.split()[0],
+        other.text.split()[0],
         "what both cores access in shared HBM, and one of them writes, is ordered by a rendezvous",
         f"core {first.core}: {first.text} and core {second.core}: {second.text}, with elements in "
         "common and no core_barrier or sendrecv between them",
@@ -134,14 +171,16 @@ class Seat:
     Attributes:
         core: its number.
         allocated: how many tensors in shared HBM it has allocated.
+        contested: the running instruction's writes to tensors written before, and what was there.
     """
 
-    __slots__ = ("allocated", "core", "crew")
+    __slots__ = ("allocated", "contested", "core", "crew")
 
     def __init__(self, crew: Crew, core: int) -> None:
         self.crew = crew
         self.core = core
         self.allocated = 0
+        self.contested: list[tuple[Access, Array]] = []
 
     @property
     def label(self) -> Hashable:
@@ -176,9 +215,17 @@ class Seat:
         name = f" {instruction.name!r}" if instruction.name else ""
         verb = "writes" if writes else "reads"
         text = f"{instruction.opcode}{name} ({call_site()}) {verb} {tensor}"
-        self.crew.accesses.setdefault(tensor.storage.serial, []).append(
-            Access(self.core, writes, tensor, places, text)
-        )
+        access = Access(self.core, writes, tensor, places, text)
+        earlier = self.crew.accesses.setdefault(tensor.storage.serial, [])
+        if writes and not tensor.storage.hollow and any(one.writes for one in earlier):
+            self.contested.append((access, access.snapshot()))
+        earlier.append(access)
+
+    def settle(self) -> None:
+        """Note what the instruction that has run changed of what had been written before."""
+        for access, before in self.contested:
+            access.changed = (access.snapshot() != before).any(axis=-1)
+        self.contested.clear()
 
     def shared_storage(self, program: Program, shape: Shape, dtype: DType, name: str) -> Storage:
         """The memory of this core's next tensor in shared HBM: the same for both cores."""
@@ -241,7 +288,7 @@ def launch(
     accounts = [total] if cores == 1 else [_account(total, core) for core in range(cores)]
     where = place()
     scheduler = Scheduler() if where is None else where.world.scheduler
-    crew = Crew(scheduler, cores, where)
+    crew = Crew(scheduler, cores, where, total)
     crew.inputs = inputs
     programs = [
         Program(account, platform, core, cores, dimensions, precise)

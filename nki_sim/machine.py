@@ -17,7 +17,7 @@ import numpy as np
 from .constants import PSUM, SBUF, Engine, MemoryRegion, NcVersion
 from .dtypes import Array
 from .errors import IllegalProgram
-from .modes import SHAPES, UNCHECKED
+from .modes import SHAPES, TAILS, UNCHECKED
 from .pools import Pool
 from .watch import Watcher, watching
 
@@ -91,6 +91,7 @@ class Program:
         names: the explicit names used so far, by kind.
         numbers: positions in program order of the instructions with a name.
         checked, numeric: whether instructions are checked, and whether they compute (`modes`).
+        follows_tails: whether row-wise instructions may compute on unwritten rows (`tails`).
         watcher: who executes the instructions in their place, if anybody.
         seat: its place among the cores and ranks that run beside it (`cores`); None when it is
             alone.
@@ -115,6 +116,7 @@ class Program:
     )
     checked: bool = field(init=False)
     numeric: bool = field(init=False)
+    follows_tails: bool = field(init=False)
     watcher: Watcher | None = field(default_factory=watching)
     seat: Any = None
     ordered: int = 0
@@ -124,6 +126,7 @@ class Program:
     def __post_init__(self) -> None:
         self.checked = self.launch.mode != UNCHECKED
         self.numeric = self.launch.mode != SHAPES
+        self.follows_tails = self.launch.mode == TAILS
         watched = self.launch.recording
         sbuf_bytes = self.platform.sbuf_bytes
         self.pools[SBUF] = Pool("SBUF", sbuf_bytes, "bytes per partition", watched=watched)

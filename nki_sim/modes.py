@@ -1,15 +1,18 @@
 """How much of a launch is simulated: numbers with checks, numbers alone, or shapes alone.
 
-All three run the same kernel through the same instruction classes and write the same account.
+All run the same kernel through the same instruction classes and write the same account.
 
 | mode | numbers | checks |
 | --- | --- | --- |
 | ``full`` (default) | yes | all |
+| ``tails`` | yes | all; but row-wise instructions may compute on rows that nobody has written |
 | ``unchecked`` | yes | capacity and names only: for kernels known to be legal |
 | ``shapes`` | none, and no memory for them | all that do not depend on data |
 
-Without checks an illegal program has no defined outcome (NumPy's own errors included), and fresh
-memory holds anything. On shapes:
+``NKI_SIM_MODE`` names the mode of launches outside any `mode`. In mode ``tails`` what is computed
+from an unwritten row counts as unwritten, and is refused where it reaches HBM or another row
+(`tails`). Without checks an illegal program has no defined outcome (NumPy's own errors included),
+and fresh memory holds anything. On shapes:
 
 - every dynamic offset, register and mask is unknown; an offset counts as 0 and a dynamic loop runs
   once (`Launch.assumed` lists every such assumption that was made);
@@ -19,21 +22,32 @@ memory holds anything. On shapes:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from .errors import IllegalProgram
 
-FULL, UNCHECKED, SHAPES = "full", "unchecked", "shapes"
-MODES = (FULL, UNCHECKED, SHAPES)
+FULL, TAILS, UNCHECKED, SHAPES = "full", "tails", "unchecked", "shapes"
+MODES = (FULL, TAILS, UNCHECKED, SHAPES)
 
-_selected: ContextVar[str] = ContextVar("nki_sim_mode", default=FULL)
+_selected: ContextVar[str | None] = ContextVar("nki_sim_mode", default=None)
 
 
 def selected() -> str:
-    """The mode in which the next launch runs."""
-    return _selected.get()
+    """The mode in which the next launch runs.
+
+    Raises:
+        IllegalProgram: NKI_SIM_MODE names no mode.
+    """
+    return _selected.get() or _known("NKI_SIM_MODE", os.environ.get("NKI_SIM_MODE") or FULL)
+
+
+def _known(where: str, name: str) -> str:
+    if name not in MODES:
+        raise IllegalProgram(where, f"is one of {', '.join(MODES)}", repr(name))
+    return name
 
 
 @contextmanager
@@ -43,9 +57,7 @@ def mode(name: str) -> Iterator[None]:
     Raises:
         IllegalProgram: there is no such mode.
     """
-    if name not in MODES:
-        raise IllegalProgram("nki_sim.mode", f"is one of {', '.join(MODES)}", repr(name))
-    token = _selected.set(name)
+    token = _selected.set(_known("nki_sim.mode", name))
     try:
         yield
     finally:

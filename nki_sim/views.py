@@ -310,6 +310,11 @@ class NkiTensor(ViewMethods):
             self._written_mask()[chosen] = True
             storage.recount()
 
+    def mark_unwritten(self, rows: Array) -> None:
+        """Note that these partitions, given as a bool array, hold nothing that may be used."""
+        self._written_mask()[rows] = False
+        self.storage.recount()
+
     def _overwrite(self, chosen: Array | None) -> None:
         """Make tensors at overlapping addresses forget what the written elements covered."""
         if self.storage.constant:
@@ -400,7 +405,7 @@ class StrayTensor(NkiTensor):
 
     array = property(_refuse)
     derive = __getitem__ = reshape = view = reinterpret_cast = pattern_window = _refuse
-    require_written = mark_written = mark_written_where = _refuse
+    require_written = mark_written = mark_written_where = mark_unwritten = _refuse
 
 
 def full_view(storage: Storage) -> NkiTensor:

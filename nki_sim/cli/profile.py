@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import linecache
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..constants import HBM
 from ..machine import PSUM_BANKS, platform_from_environment
-from ..modes import FULL, SHAPES, mode
+from ..modes import SHAPES, mode
 from ..trace import Event, Launch, record
 from .output import collected_warnings, explain_error, show_warnings, size, table
 from .run import results_of
@@ -27,7 +28,7 @@ def main(arguments: argparse.Namespace) -> int:
     result = None
     with record() as recording, collected_warnings() as raised:
         try:
-            with mode(SHAPES if arguments.no_data else FULL):
+            with mode(SHAPES) if arguments.no_data else nullcontext():
                 result = target.kernel(**target.arguments)
         except Exception as caught:
             error = caught

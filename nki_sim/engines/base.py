@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from .. import tails
 from ..column_indirect import ColumnIndirect
 from ..constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion, NcVersion
-from ..dtypes import NUMBERS
+from ..dtypes import NUMBERS, Array
 from ..errors import IllegalProgram, NotModelled
 from ..handles import NkiInstruction
 from ..indirect import IndirectTensor
@@ -136,6 +137,7 @@ class Instruction:
     scattered: list[tuple[ColumnIndirect, NkiTensor]] | None = field(
         default=None, init=False, kw_only=True
     )
+    unwritten_rows: Array | None = field(default=None, init=False, kw_only=True)
 
     # -- what a subclass provides ------------------------------------------------------------------
 
@@ -171,6 +173,10 @@ class Instruction:
             self.run(program)
         else:
             program.watcher.run(self, program)
+        if program.seat is not None:
+            program.seat.settle()
+        if self.unwritten_rows is not None:
+            tails.forget(program, self, self.unwritten_rows)
         if self.scattered is not None:
             for columns, result in self.scattered:
                 columns.scatter(result, self.opcode, self.engine)
@@ -260,9 +266,17 @@ class Instruction:
             received = rule.broken_by(self, sizes)
             if received is not None:
                 raise self.refuse(rule.text, received, rule.remedy)
+        if fresh:
+            self._require_written(fresh)
+        return sizes
+
+    def _require_written(self, fresh: list[tuple[str, NkiTensor]]) -> None:
+        """Raise UninitialisedRead unless these inputs are written, or note their unwritten rows."""
+        if self.opcode in tails.ROWWISE and current(self.opcode).follows_tails:
+            self.unwritten_rows = tails.unwritten_rows(tensor for _, tensor in fresh)
+            return
         for role, tensor in fresh:
             tensor.require_written(self.opcode, role)
-        return sizes
 
     def _check_many(
         self, operand: Operand, values: object, sizes: Sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -334,12 +335,13 @@ def test_no_thread_stays() -> None:
 # -- races -----------------------------------------------------------------------------------------
 
 
-def test_writing_the_same_rows_is_a_race() -> None:
+def test_writing_other_values_to_the_same_rows_is_a_race() -> None:
     def kernel(x):
-        out = shared((8, 4), name="out")
+        out, core = shared((8, 4), name="out"), nl.program_id(0)
         for row in range(8):
-            if row % 2 == nl.program_id(0) or row == 6:
-                nisa.dma_copy(dst=out[row : row + 1], src=tile((1, 4)), name=f"row{row}")
+            if row % 2 == core or row == 6:
+                value = tile((1, 4), value=core)
+                nisa.dma_copy(dst=out[row : row + 1], src=value, name=f"row{row}")
         return out
 
     for error in in_every_order(kernel, X):
@@ -347,6 +349,48 @@ def test_writing_the_same_rows_is_a_race() -> None:
         for core in (0, 1):
             assert f"core {core}: dma_copy 'row6' (test_lnc.py:" in error.received
         assert "writes out (1, 4)" in error.received
+
+
+def test_writing_equal_values_to_the_same_rows_is_a_finding() -> None:
+    def kernel(x):
+        out, core = shared((8, 4), name="out"), nl.program_id(0)
+        first = 2 * core
+        nisa.dma_copy(dst=out[first : first + 6], src=loaded(x[first : first + 6]))
+        return out
+
+    for result in in_every_order(kernel, X):
+        np.testing.assert_array_equal(result, X)
+    with nki_sim.record() as recording:
+        two(kernel, X)
+    (warning,) = [w for w in recording.launches[0].warnings if "same bytes" in w]
+    assert re.match(r"dma_copy \(test_lnc.py:\d+\) writes out \(6, 4\)", warning)
+    with nki_sim.mode("shapes"), nki_sim.record() as recording:
+        two(kernel, X)
+    assert "both cores write equal bytes to the same elements" in recording.launches[0].assumed
+
+
+def test_equal_values_in_the_end_are_a_race_if_another_came_before() -> None:
+    def kernel(again: bool):
+        out, core = shared((2, 4), name="out"), nl.program_id(0)
+        if core == 0:
+            nisa.dma_copy(dst=out[0:1], src=tile((1, 4), value=1))
+            if again:
+                nisa.dma_copy(dst=out[0:1], src=tile((1, 4), value=1))
+        nisa.dma_copy(dst=out, src=tile((2, 4), value=1 if again else 2))
+        return out
+
+    for result in in_every_order(kernel, True):
+        np.testing.assert_array_equal(result, np.ones((2, 4)))
+    always_refused(kernel, "with elements in common", False)
+
+
+def test_equal_values_must_not_be_read_by_the_other_core() -> None:
+    def kernel():
+        out = shared((2, 4), name="out")
+        nisa.dma_copy(dst=out, src=tile((2, 4), value=1))
+        loaded(out)
+
+    always_refused(kernel, "reads out (2, 4)")
 
 
 def test_reading_what_the_other_core_writes_is_a_race() -> None:
@@ -393,7 +437,7 @@ def test_elements_decide_not_rows() -> None:
     def columns(step: int) -> Callable[[Any], Any]:
         def kernel(x):
             out, core = shared((8, 4)), nl.program_id(0)
-            nisa.dma_copy(dst=out[:, core * step :: 2], src=loaded(x[:, core * step :: 2]))
+            nisa.dma_copy(dst=out[:, core * step :: 2], src=loaded(x[:, core::2]))
             return out
 
         return kernel
@@ -427,7 +471,7 @@ def test_views_of_other_types_race_too() -> None:
     def kernel(x):
         core = nl.program_id(0)
         if core:
-            nisa.dma_copy(dst=x[0:1, 0:1], src=tile((1, 1)))
+            nisa.dma_copy(dst=x[0:1, 0:1], src=tile((1, 1), value=1))
         else:
             nisa.dma_copy(dst=x.view(nl.uint8)[0:1, 3:4], src=tile((1, 1), "uint8"))
 

@@ -1,4 +1,4 @@
-"""The three modes: same account, same numbers where there are any, and which checks stay."""
+"""The modes: same account, same numbers where there are any, and which checks stay."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_modes_nest_and_are_known() -> None:
             assert (in_kernel(lambda: np.array(tile((2, 2), value=3).array)) == 3).all()
         with pytest.raises(NoNumbers, match="computes no numbers"):
             in_kernel(lambda: tile((2, 2)).array)
-    with pytest.raises(IllegalProgram, match="one of full, unchecked, shapes"), nki_sim.mode("x"):
+    with pytest.raises(IllegalProgram, match="one of full, tails, unch"), nki_sim.mode("x"):
         pass
 
 
@@ -268,3 +268,98 @@ def test_two_cores_run_in_every_mode(mode: str) -> None:
         assert sum(launch.assumed.values()) == 2
     else:
         np.testing.assert_array_equal(got, np.tile(2 * x[1] + 2 * x[2], (2, 1)))
+
+
+# -- rows that nobody has written ------------------------------------------------------------------
+
+
+def ragged(after: Callable[[Any, Any], None] | None = None) -> Callable[..., Any]:
+    """A kernel that normalises whole tiles of 128 rows and stores the rows that it has loaded.
+
+    ``after(tile, sums)`` issues more instructions before the store.
+    """
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        rows, columns = x.shape
+        data = nl.ndarray((128, columns), dtype=x.dtype, buffer=nl.sbuf)
+        squares = nl.ndarray((128, columns), dtype=nl.float32, buffer=nl.sbuf)
+        sums = nl.ndarray((128, 1), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(dst=data[0:rows], src=x)
+        nisa.activation(
+            dst=squares, op=nl.square, data=data, reduce_op=nl.add, reduce_res=sums,
+            reduce_cmd=nisa.reduce_cmd.reset_reduce,
+        )  # fmt: skip
+        nisa.activation(dst=sums, op=nl.rsqrt, data=sums)
+        nisa.tensor_scalar(dst=data, data=data, op0=nl.multiply, operand0=sums)
+        if after is not None:
+            after(data, sums)
+        nisa.dma_copy(dst=out, src=data[0:rows])
+        return out
+
+    return kernel
+
+
+ROWS = np.random.default_rng(3).standard_normal((40, 8)).astype(np.float32)
+
+
+def test_unwritten_rows_pass_row_wise_instructions_in_mode_tails_only() -> None:
+    with pytest.raises(UninitialisedRead, match=r"\(40, 0\) has never been written"):
+        ragged()(ROWS)
+    result, launch = accounted("tails", ragged(), ROWS)
+    expected = ROWS / np.sqrt((ROWS**2).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+    texts = [text for text in launch.warnings if "computes on 88 rows" in text]
+    assert [text.split()[0] for text in texts] == ["activation", "activation", "tensor_scalar"]
+
+
+def test_the_environment_chooses_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NKI_SIM_MODE", "tails")
+    assert ragged()(ROWS).shape == ROWS.shape
+    with nki_sim.mode("full"), pytest.raises(UninitialisedRead):
+        ragged()(ROWS)
+    monkeypatch.setenv("NKI_SIM_MODE", "lenient")
+    with pytest.raises(IllegalProgram, match="NKI_SIM_MODE"):
+        ragged()(ROWS)
+
+
+def _store_too_much(data: Any, sums: Any) -> None:
+    scratch = nl.ndarray((41, 8), dtype=nl.float32, buffer=nl.private_hbm)
+    nisa.dma_copy(dst=scratch, src=data[0:41])
+
+
+def _sum_over_rows(data: Any, sums: Any) -> None:
+    total = nl.ndarray((1, 8), dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(dst=total, stationary=sums, moving=data)
+
+
+def _transpose(data: Any, sums: Any) -> None:
+    turned = nl.ndarray((8, 128), dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_transpose(dst=turned, data=data)
+
+
+def _go_on_in_the_registers(data: Any, sums: Any) -> None:
+    whole = tile((128, 8), value=1)
+    for command in (nisa.reduce_cmd.reset_reduce, nisa.reduce_cmd.reduce):
+        nisa.activation(
+            dst=tile((128, 8)), op=nl.copy, data=data, reduce_op=nl.add, reduce_cmd=command
+        )
+        data = whole
+
+
+@pytest.mark.parametrize(
+    "after", [_store_too_much, _sum_over_rows, _transpose, _go_on_in_the_registers]
+)
+def test_unwritten_rows_stay_unwritten(after: Callable[[Any, Any], None]) -> None:
+    with nki_sim.mode("tails"), pytest.raises(UninitialisedRead):
+        ragged(after)(ROWS)
+
+
+def test_rows_written_later_are_rows_like_others() -> None:
+    def after(data: Any, sums: Any) -> None:
+        nisa.memset(dst=data, value=1.0)
+        _store_too_much(data, sums)
+
+    with nki_sim.mode("tails"):
+        assert (ragged(after)(ROWS) == 1).all()
