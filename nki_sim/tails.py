@@ -36,11 +36,9 @@ ROWWISE = frozenset(
 
 def unwritten_rows(tensors: Iterable[NkiTensor]) -> Array | None:
     """The partitions [P] of which some tensor has an element that nobody has written, or None."""
-    rows: Array | None = None
-    for tensor in tensors:
-        found: Array = ~tensor.written_map().reshape(tensor.partitions, -1).all(axis=1)
-        rows = found if rows is None else np.logical_or(rows, found)
-    return rows if rows is not None and rows.any() else None
+    found = [~tensor.written_map().reshape(tensor.partitions, -1).all(axis=1) for tensor in tensors]
+    rows = np.logical_or.reduce(found)
+    return rows if rows.any() else None
 
 
 def forget(program: Program, instruction: Instruction, rows: Array) -> None:
