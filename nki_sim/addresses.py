@@ -14,6 +14,8 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .constants import HBM, PSUM, MemoryRegion
 from .errors import IllegalProgram
 from .machine import PARTITIONS, PSUM_BANK_BYTES, PSUM_BANKS, Program
@@ -66,23 +68,44 @@ def _refuse(rule: str, received: str) -> IllegalProgram:
 
 
 class Places:
-    """The tensors at explicit addresses of one memory."""
+    """The tensors at explicit addresses of one memory, and their boxes in the same order."""
 
     def __init__(self) -> None:
-        self.alive: list[weakref.ref[Storage]] = []
+        self.tensors: list[weakref.ref[Storage]] = []
+        self.boxes = np.empty((64, 4), np.int64)
 
     def add(self, storage: Storage, box: Box, tracked: bool) -> None:
         """Place `storage`; if `tracked`, it and what it overlaps know of each other from now on."""
         storage.address, storage.partition, storage.box = (box[0], box[2]), box[0], box
         if not tracked:
             return
-        self.alive = [r for r in self.alive if r() is not None]
-        for reference in self.alive:
-            other = reference()
-            if other is not None and _overlap(box, other.box) is not None:
-                other.rivals = [*(other.rivals or []), weakref.ref(storage)]
-                storage.rivals = [*(storage.rivals or []), reference]
-        self.alive.append(weakref.ref(storage))
+        for number in self._overlapping(box):
+            other = self.tensors[number]()
+            if other is not None:
+                other.rivals = other.rivals or []
+                other.rivals.append(weakref.ref(storage))
+                storage.rivals = storage.rivals or []
+                storage.rivals.append(self.tensors[number])
+        if len(self.tensors) == len(self.boxes):
+            self._make_room()
+        self.boxes[len(self.tensors)] = box
+        self.tensors.append(weakref.ref(storage))
+
+    def _overlapping(self, box: Box) -> list[int]:
+        """The numbers of the tensors that share bytes with a box."""
+        boxes = self.boxes[: len(self.tensors)]
+        apart = (boxes[:, 0] >= box[1]) | (boxes[:, 1] <= box[0])
+        apart |= (boxes[:, 2] >= box[3]) | (boxes[:, 3] <= box[2])
+        numbers: list[int] = np.flatnonzero(~apart).tolist()
+        return numbers
+
+    def _make_room(self) -> None:
+        """Drop the tensors that are gone, or find more room if there are few of these."""
+        kept = [number for number, tensor in enumerate(self.tensors) if tensor() is not None]
+        self.tensors = [self.tensors[number] for number in kept]
+        boxes = np.empty((max(64, 2 * len(kept)), 4), np.int64)
+        boxes[: len(kept)] = self.boxes[kept]
+        self.boxes = boxes
 
 
 def warn_mixed(region: MemoryRegion) -> None:
@@ -105,8 +128,8 @@ def invalidate_rivals(storage: Storage, touched: Array) -> None:
     grid = touched.reshape(end - first, stop - start)
     for reference in storage.rivals or []:
         other = reference()
-        if other is None:
-            continue
+        if other is None or other.unwritten * other.unit == other.length:
+            continue  # there is nothing to forget
         common = _overlap(storage.box, other.box)
         assert common is not None
         rows, columns = _window(common, storage.box)

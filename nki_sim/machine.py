@@ -91,7 +91,7 @@ class Program:
         names: the explicit names used so far, by kind.
         numbers: positions in program order of the instructions with a name.
         checked, numeric: whether instructions are checked, and whether they compute (`modes`).
-        follows_tails: whether row-wise instructions may compute on unwritten rows (`tails`).
+        follows_tails: whether instructions may compute on what nobody has written (`tails`).
         watcher: who executes the instructions in their place, if anybody.
         seat: its place among the cores and ranks that run beside it (`cores`); None when it is
             alone.

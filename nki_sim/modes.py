@@ -5,13 +5,13 @@ All run the same kernel through the same instruction classes and write the same 
 | mode | numbers | checks |
 | --- | --- | --- |
 | ``full`` (default) | yes | all |
-| ``tails`` | yes | all; but row-wise instructions may compute on rows that nobody has written |
+| ``tails`` | yes | all; but instructions may compute on what nobody has written (`tails`) |
 | ``unchecked`` | yes | capacity and names only: for kernels known to be legal |
 | ``shapes`` | none, and no memory for them | all that do not depend on data |
 
 ``NKI_SIM_MODE`` names the mode of launches outside any `mode`. In mode ``tails`` what is computed
-from an unwritten row counts as unwritten, and is refused where it reaches HBM or another row
-(`tails`). Without checks an illegal program has no defined outcome (NumPy's own errors included),
+from unwritten elements counts as unwritten, and is refused where it reaches HBM or another row.
+Without checks an illegal program has no defined outcome (NumPy's own errors included),
 and fresh memory holds anything. On shapes:
 
 - every dynamic offset, register and mask is unknown; an offset counts as 0 and a dynamic loop runs

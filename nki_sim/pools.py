@@ -8,10 +8,12 @@ instruction uses it again (`Squeeze`).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from .dtypes import Array
 from .errors import IllegalProgram
 from .places import kernel_line
 
@@ -26,15 +28,6 @@ def describe(label: Label) -> str:
     """A tensor in words, for errors."""
     name, shape, dtype = label
     return f"{name or 'a tensor'} {shape} {dtype}"
-
-
-def _covered(spans: Iterable[tuple[int, int]]) -> int:
-    """Units that at least one span covers."""
-    total = reach = 0
-    for first, end in sorted(spans):
-        total += max(end - max(first, reach), 0)
-        reach = max(reach, end)
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +67,9 @@ class Pool:
 
     Every tensor is charged on all partitions, whatever its first dimension. That is an upper bound
     of what an allocator needs. Tensors at explicit addresses are charged for what they cover
-    together (`spans`: tensor number to first and end unit). With `watched`, `at_peak` is who held
-    it when most of it was held. `squeezes` are by the numbers of the tensors that they count on.
+    together (`spans`: tensor number to its units; `_layers`: how many tensors cover each unit).
+    With `watched`, `at_peak` is who held it when most of it was held. `squeezes` are by the numbers
+    of the tensors that they count on.
     """
 
     name: str
@@ -84,10 +78,11 @@ class Pool:
     used: int = 0
     peak: int = 0
     holders: dict[int, tuple[Label, int]] = field(default_factory=dict)
-    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    spans: dict[int, slice] = field(default_factory=dict)
     watched: bool = False
     places: dict[int, tuple[str, int]] = field(default_factory=dict)
     squeezes: dict[int, list[Squeeze]] = field(default_factory=dict)
+    _layers: Array | None = None
     _storages: dict[int, weakref.ref[Storage]] = field(default_factory=dict)
     _peak_holders: dict[int, tuple[Label, int]] = field(default_factory=dict)
 
@@ -158,10 +153,12 @@ class Pool:
         Raises:
             IllegalProgram: what is new of them does not fit beside the tensors that are alive.
         """
-        before = _covered(self.spans.values())
-        spans = self.spans | {storage.serial: (first, end)}
-        self.claim(storage, _covered(spans.values()) - before)
-        self.spans = spans
+        if self._layers is None:
+            self._layers = np.zeros(self.capacity, np.int32)
+        span = slice(first, end)
+        self.claim(storage, end - first - int(np.count_nonzero(self._layers[span])))
+        self._layers[span] += 1
+        self.spans[storage.serial] = span
 
     def release(self, serial: int) -> None:
         """Take back what `claim` or `claim_span` gave."""
@@ -169,10 +166,12 @@ class Pool:
         del self._storages[serial]
         for squeeze in self.squeezes.pop(serial, ()):
             del squeeze.idle[serial]
-        if serial in self.spans:
-            before = _covered(self.spans.values())
-            del self.spans[serial]
-            amount = before - _covered(self.spans.values())
+        span = self.spans.pop(serial, None)
+        if span is not None:
+            assert self._layers is not None
+            layers = self._layers[span]
+            layers -= 1
+            amount = layers.size - int(np.count_nonzero(layers))
         self.used -= amount
 
     def inventory(self, longest: int = 6) -> str:

@@ -310,9 +310,10 @@ class NkiTensor(ViewMethods):
             self._written_mask()[chosen] = True
             storage.recount()
 
-    def mark_unwritten(self, rows: Array) -> None:
-        """Note that these partitions, given as a bool array, hold nothing that may be used."""
-        self._written_mask()[rows] = False
+    def mark_unwritten(self, mask: Array) -> None:
+        """Note that elements, given as bool [P, F] or [P, 1], hold nothing that may be used."""
+        chosen = np.broadcast_to(mask, (self.partitions, self.free)).reshape(self.shape)
+        self._written_mask()[chosen] = False
         self.storage.recount()
 
     def _overwrite(self, chosen: Array | None) -> None:

@@ -21,8 +21,8 @@ _ERROR_ADVICE = {
     "`explain INSTRUCTION` lists the limits and rules of an instruction.",
     "UninitialisedRead": "The instruction is legal but its input is meaningless: the hardware "
     "would read what an earlier program left there. Write the tile first (nisa.memset, "
-    "nisa.dma_copy), or slice it to the part that was written. NKI_SIM_MODE=tails lets row-wise "
-    "instructions compute on unwritten rows that are not stored.",
+    "nisa.dma_copy), or slice it to the part that was written. NKI_SIM_MODE=tails lets "
+    "instructions compute on unwritten elements as long as nothing that matters depends on them.",
     "NotModelled": "Use the remedy to go on here, or run the kernel on the hardware; the README "
     "lists what is not modelled.",
     "NoNumbers": "The launch computes shapes only (`profile --no-data`). Run it with data.",

@@ -16,7 +16,7 @@ from .. import tails
 from ..column_indirect import ColumnIndirect
 from ..constants import ON_CHIP, PSUM, SBUF, Engine, MemoryRegion, NcVersion
 from ..dtypes import NUMBERS, Array
-from ..errors import IllegalProgram, NotModelled
+from ..errors import IllegalProgram, NotModelled, UninitialisedRead
 from ..handles import NkiInstruction
 from ..indirect import IndirectTensor
 from ..machine import PARTITIONS, PLATFORM_OF, Program, current
@@ -137,7 +137,7 @@ class Instruction:
     scattered: list[tuple[ColumnIndirect, NkiTensor]] | None = field(
         default=None, init=False, kw_only=True
     )
-    unwritten_rows: Array | None = field(default=None, init=False, kw_only=True)
+    unwritten: Array | None = field(default=None, init=False, kw_only=True)
 
     # -- what a subclass provides ------------------------------------------------------------------
 
@@ -175,8 +175,8 @@ class Instruction:
             program.watcher.run(self, program)
         if program.seat is not None:
             program.seat.settle()
-        if self.unwritten_rows is not None:
-            tails.forget(program, self, self.unwritten_rows)
+        if self.unwritten is not None:
+            tails.forget(program, self, self.unwritten)
         if self.scattered is not None:
             for columns, result in self.scattered:
                 columns.scatter(result, self.opcode, self.engine)
@@ -271,12 +271,22 @@ class Instruction:
         return sizes
 
     def _require_written(self, fresh: list[tuple[str, NkiTensor]]) -> None:
-        """Raise UninitialisedRead unless these inputs are written, or note their unwritten rows."""
+        """Raise UninitialisedRead unless these inputs are written, or note where they are not."""
         if self.opcode in tails.ROWWISE and current(self.opcode).follows_tails:
-            self.unwritten_rows = tails.unwritten_rows(tensor for _, tensor in fresh)
+            self.unwritten = tails.unwritten(self, fresh)
             return
         for role, tensor in fresh:
-            tensor.require_written(self.opcode, role)
+            try:
+                tensor.require_written(self.opcode, role)
+            except UninitialisedRead as error:
+                if self.opcode not in tails.ROWWISE:
+                    raise
+                raise UninitialisedRead(
+                    error.operation,
+                    error.rule,
+                    error.received,
+                    f"{error.remedy}; if the results are not used either: NKI_SIM_MODE=tails",
+                ) from None
 
     def _check_many(
         self, operand: Operand, values: object, sizes: Sizes

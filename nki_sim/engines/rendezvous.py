@@ -148,9 +148,10 @@ def _exchange(brought: dict[int, SendRecv], numeric: bool) -> None:
             )
     if not numeric:
         return
-    sources = {core: one.src.array.copy() for core, one in brought.items()}
+    sources = {core: (one.src.array.copy(), one.unwritten) for core, one in brought.items()}
     for mine in brought.values():
-        mine.dst.array[...] = sources[mine.recv_from_rank].reshape(mine.dst.shape)
+        values, mine.unwritten = sources[mine.recv_from_rank]
+        mine.dst.array[...] = values.reshape(mine.dst.shape)
 
 
 def _is_both(cores: object) -> bool:

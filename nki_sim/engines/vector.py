@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -335,9 +336,17 @@ class TensorReduce(Instruction):
         rank = data.ndim
         if any(type(axis) is not int for axis in axes):
             raise self.refuse("axis is an integer or a list of them", repr(self.axis))
-        # NKI 0.2 numbers the free dimensions 1..4 whatever the rank, innermost last
+        # NKI 0.2 numbers the free dimensions 1..4 whatever the rank, innermost last; alone, 1 is
+        # the innermost. Later releases refuse both.
         if axes and max(axes) == 4 >= rank:
             axes = [axis + rank - 5 for axis in axes]
+        elif self.axis == 1 and rank > 2:
+            warnings.warn(
+                f"tensor_reduce: axis=1 on {data} is the innermost dimension, as in NKI 0.2; "
+                f"releases from 0.3 on take axis={rank - 1}",
+                stacklevel=2,
+            )
+            axes = [rank - 1]
         if sorted(axes) != list(range(rank - len(axes), rank)) or len(axes) >= rank or not axes:
             raise self.refuse(
                 f"axis names the trailing free dimensions, up to {rank - 1}",

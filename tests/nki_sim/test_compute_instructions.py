@@ -301,6 +301,24 @@ def test_tensor_partition_reduce_of_integers_is_exact() -> None:
         in_kernel(lambda: nisa.tensor_partition_reduce(tile((1, 4)), nl.minimum, tile((4, 4))))
 
 
+def test_tensor_reduce_takes_the_axes_of_nki_02() -> None:
+    def reduced(axis: Any) -> Any:
+        def body() -> Any:
+            cube, dst = tile((6, 5, 8)), tile((6, 5))
+            nisa.iota(dst=cube, pattern=[[8, 5], [1, 8]], offset=0, channel_multiplier=1)
+            nisa.tensor_reduce(dst, nl.add, cube, axis=axis)
+            return np.array(dst.array)
+
+        return in_kernel(body)
+
+    for axis in ([4], 4, 2, [2]):
+        expected = reduced(axis)
+    with pytest.warns(UserWarning, match="axis=1 .* is the innermost dimension, as in NKI 0.2"):
+        np.testing.assert_array_equal(reduced(1), expected)
+    with pytest.raises(IllegalProgram, match="trailing free dimensions"):
+        reduced([1])
+
+
 def test_tensor_reduce_negates_and_keeps_dimensions() -> None:
     def call(a: Any, dst: Any) -> None:
         cube = a.reshape((6, 2, 5))

@@ -387,17 +387,37 @@ def test_overlaps_against_a_map_of_owners(data: st.DataObject) -> None:
         np.testing.assert_array_equal(written, owner[p : p + rows, c : c + columns] == number)
 
 
+def nki_sim_pool() -> int:
+    """Bytes per partition of SBUF in use."""
+    from nki_sim.constants import SBUF
+    from nki_sim.machine import current
+
+    return int(current("test").pools[SBUF].used)
+
+
+def test_many_tensors_at_few_addresses_know_of_each_other() -> None:
+    def body(wrong: bool) -> float:
+        slots: list[Any] = []
+        for step in range(300):  # most are still alive: the last of each address is the valid one
+            slots.append(at((4, 8), (0, 64 * (step % 3))))
+            nisa.memset(dst=slots[-1], value=float(step))
+            if step % 50 == 0:
+                slots = slots[-3:]
+        total = at((4, 8), (0, 1024))
+        nisa.tensor_tensor(total, slots[-1], slots[-5 if wrong else -2], nl.add)
+        assert nki_sim_pool() == 3 * 32 + 32
+        return float(values(total)[0, 0])
+
+    assert in_kernel(lambda: body(False)) == 299 + 298
+    with pytest.raises(UninitialisedRead, match="overlapping address"):
+        in_kernel(lambda: body(True))
+
+
 def test_capacity_counts_shared_addresses_once() -> None:
     def body(offset: int) -> tuple[int, int]:
         held = [at((128, 20000), (0, 0)), at((128, 20000), (0, 40000))]
         held.append(at((128, 20000), (0, offset)))
         return len(held), nki_sim_pool()
-
-    def nki_sim_pool() -> int:
-        from nki_sim.constants import SBUF
-        from nki_sim.machine import current
-
-        return int(current("test").pools[SBUF].used)
 
     assert in_kernel(body, 80000) == (3, 160000)
     assert in_kernel(body, 0) == (3, 120000)

@@ -310,7 +310,7 @@ def test_unwritten_rows_pass_row_wise_instructions_in_mode_tails_only() -> None:
     result, launch = accounted("tails", ragged(), ROWS)
     expected = ROWS / np.sqrt((ROWS**2).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(result, expected, rtol=1e-6)
-    texts = [text for text in launch.warnings if "computes on 88 rows" in text]
+    texts = [text for text in launch.warnings if "nobody has written, in 88 partitions" in text]
     assert [text.split()[0] for text in texts] == ["activation", "activation", "tensor_scalar"]
 
 
@@ -354,6 +354,50 @@ def _go_on_in_the_registers(data: Any, sums: Any) -> None:
 def test_unwritten_rows_stay_unwritten(after: Callable[[Any, Any], None]) -> None:
     with nki_sim.mode("tails"), pytest.raises(UninitialisedRead):
         ragged(after)(ROWS)
+
+
+@pytest.mark.parametrize("stored", ["written", "unwritten", "sum of the row"])
+def test_elements_are_followed_one_by_one(stored: str) -> None:
+    def kernel(x):
+        data, sums = (nl.ndarray((4, n), dtype=x.dtype) for n in (8, 1))
+        nisa.dma_copy(dst=data[:, 0:5], src=x)
+        nisa.tensor_tensor(dst=data, data1=data, data2=tile((4, 8), value=2), op=nl.multiply)
+        nisa.tensor_reduce(dst=sums, data=data, op=nl.add, axis=1)
+        out = nl.ndarray((4, 1), dtype=x.dtype, buffer=nl.shared_hbm)
+        source = {"written": data[:, 4:5], "unwritten": data[:, 5:6], "sum of the row": sums}
+        nisa.dma_copy(dst=out, src=source[stored])
+        return out
+
+    x = np.ones((4, 5), np.float32)
+    with nki_sim.mode("tails"):
+        if stored == "written":
+            assert (nki.jit(kernel)(x) == 2).all()
+        else:
+            with pytest.raises(UninitialisedRead, match="dma_copy"):
+                nki.jit(kernel)(x)
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+def test_what_the_other_core_has_not_written_is_not_received(rows: int) -> None:
+    def kernel():
+        core = nl.program_id(0)
+        sent, received = nl.ndarray((16, 4), dtype=nl.float32), tile((16, 4))
+        nisa.memset(dst=sent[0 : 8 + 8 * core], value=float(core + 1))
+        nisa.sendrecv(
+            src=sent, dst=received, send_to_rank=1 - core, recv_from_rank=1 - core, pipe_id=0
+        )
+        out = nl.ndarray((2, rows, 4), dtype=nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out[core], src=received[0:rows])
+        return out
+
+    with pytest.raises(UninitialisedRead, match="NKI_SIM_MODE=tails"):
+        nki.jit(kernel)[2]()
+    with nki_sim.mode("tails"):
+        if rows == 8:
+            assert (nki.jit(kernel)[2]()[:, 0, 0] == [2, 1]).all()
+        else:  # core 1 has received eight rows from core 0
+            with pytest.raises(UninitialisedRead, match=r"\(8, 0\)"):
+                nki.jit(kernel)[2]()
 
 
 def test_rows_written_later_are_rows_like_others() -> None:
