@@ -137,8 +137,10 @@ def test_memset_takes_the_zero_of_the_other_kind(dtype: str) -> None:
         nisa.memset(dst=made, value=0.0)
         return values(made)
 
-    with pytest.warns(UserWarning, match=f"0.0 for {dtype} is documented as refused"):
+    message = f"0.0 for {dtype} is documented as refused"
+    with pytest.warns(UserWarning, match=message) as caught:
         assert not in_kernel(body).any()
+    assert caught[0].filename == __file__  # where the kernel is
 
 
 def test_tensor_reduce_negates() -> None:
