@@ -10,7 +10,6 @@ address is refused by the same rule.
 from __future__ import annotations
 
 import math
-import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from .constants import HBM, PSUM, MemoryRegion
 from .errors import IllegalProgram
 from .machine import PARTITIONS, PSUM_BANK_BYTES, PSUM_BANKS, Program
+from .schedule import advise
 
 if TYPE_CHECKING:
     from .dtypes import Array, DType
@@ -110,10 +110,9 @@ class Places:
 
 def warn_mixed(region: MemoryRegion) -> None:
     """Say that explicit and automatic placement are mixed."""
-    warnings.warn(
+    advise(
         f"nl.ndarray: tensors with and without an address are mixed in {region.name}; here the "
-        "latter never overlap the former, the compiler may refuse it",
-        stacklevel=4,
+        "latter never overlap the former, the compiler may refuse it"
     )
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -307,9 +308,27 @@ def kernel_stack(frame: FrameType | None) -> list[str]:
 
 def call_site() -> str:
     """``file.py:line`` of the innermost caller outside of this package."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
+    frame = _caller()
     if frame is None:
         return "an unknown place"
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def advise(text: str) -> None:
+    """Warn at the kernel's line of what this simulator takes and the documents refuse."""
+    frame = _caller()
+    if frame is None:
+        warnings.warn(text, stacklevel=2)
+    else:
+        registry = frame.f_globals.setdefault("__warningregistry__", {})
+        warnings.warn_explicit(
+            text, UserWarning, frame.f_code.co_filename, frame.f_lineno, registry=registry
+        )
+
+
+def _caller() -> FrameType | None:
+    """The innermost frame outside of this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame

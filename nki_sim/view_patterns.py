@@ -12,7 +12,6 @@ offset is ignored, is not followed.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from .dtypes import Array
 from .errors import IllegalProgram, NotModelled
 from .indexing import Shape, Window, pattern_pairs
+from .schedule import advise
 
 if TYPE_CHECKING:
     from .views import NkiTensor
@@ -56,10 +56,9 @@ def window(view: NkiTensor, pattern: Sequence[Sequence[int]], offset: int) -> Wi
             f"{pattern!r} with offset {offset} on {view}",
             "use .ap on the tensor itself",
         )
-    warnings.warn(
+    advise(
         f"ap: called on a sliced tensor ({view}); NKI 0.2 refuses this, later documents disagree "
-        "about the offset; here it counts from the slice's first element",
-        stacklevel=3,
+        "about the offset; here it counts from the slice's first element"
     )
     return found[0]
 

@@ -128,9 +128,7 @@ def _status(full: str) -> Iterator[str]:
 
     module, _, name = full.rpartition(".")
     surface = import_module(f"nki_sim.{module}")
-    if name in getattr(surface, "NOT_MODELLED", ()):
-        yield "not modelled: a call raises NotModelled"
-    elif hasattr(surface, name):
+    if hasattr(surface, name):
         yield from _paragraph(inspect.getdoc(getattr(surface, name)))
 
 

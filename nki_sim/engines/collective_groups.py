@@ -174,7 +174,7 @@ class AllToAllV(Grouped):
 
     def agree(self, other: Collective) -> bool:
         """Ranks may have sources of different sizes."""
-        return isinstance(other, AllToAllV) and self.settings() == other.settings()
+        return type(self) is type(other) and self.settings() == other.settings()
 
     def check_shapes(self, ranks: int) -> None:
         """Any sizes; the parts are checked when they are known."""
@@ -184,13 +184,23 @@ class AllToAllV(Grouped):
         metadata = self.metadata_tensor
         rows = [0, 1, *([3] if self.has_rdispls else [])]
         for row in rows:
-            read = metadata[0, row, :] if metadata.on_chip else metadata[row, :]
+            columns = self.read_columns(row, metadata.shape[-1])
+            read = metadata[0, row, columns] if metadata.on_chip else metadata[row, columns]
             read.require_written(self.opcode, f"row {row} of metadata_tensor")
+
+    def read_columns(self, row: int, ranks: int) -> slice:
+        """The part of a row of the metadata that is read: what is sent to every rank."""
+        return slice(0, ranks)
 
     def table(self) -> Array:
         """The metadata, int64 [rows, ranks]."""
         array = self.metadata_tensor.array
         return array.reshape(-1, array.shape[-1]).astype(np.int64)
+
+    def sent_to(self, position: int) -> tuple[int, int]:
+        """Count and offset of what goes to the rank at a position of the group."""
+        count, start = self.table()[:2, position]
+        return int(count), int(start)
 
     def receive(self, seats: Seats, rank: int, number: int) -> Array | None:
         ranks = list(seats)
@@ -199,7 +209,7 @@ class AllToAllV(Grouped):
         equal = result.size // len(ranks)
         for position, sender in enumerate(seats.values()):
             assert isinstance(sender, AllToAllV)
-            count, start = (int(n) for n in sender.table()[:2, mine])
+            count, start = sender.sent_to(mine)
             source = sender.srcs[0].array.reshape(-1)
             at = int(self.table()[3, position]) if self.has_rdispls else equal * position
             room = result.size - at if self.has_rdispls else equal
@@ -221,3 +231,18 @@ class AllToAllV(Grouped):
             row = metadata[0, 2, :] if metadata.on_chip else metadata[2, :]
             row.array[...] = np.array(self.counts).reshape(row.shape)
             row.mark_written()
+
+
+@dataclass(slots=True, eq=False)
+class AllGatherV(AllToAllV):
+    """Every rank receives one flat part of every source, of sizes known at run time: the first
+    column of ``metadata_tensor`` holds the count and the offset of what a rank sends to all.
+    """
+
+    opcode: ClassVar[str] = "all_gather_v"
+
+    def sent_to(self, position: int) -> tuple[int, int]:
+        return AllToAllV.sent_to(self, 0)
+
+    def read_columns(self, row: int, ranks: int) -> slice:
+        return slice(0, 1 if row < 2 else ranks)

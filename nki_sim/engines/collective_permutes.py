@@ -23,7 +23,7 @@ from .collective import (
     Seats,
     total,
 )
-from .collective_groups import AllGather, AllReduce, AllToAll, AllToAllV, ReduceScatter
+from .collective_groups import AllGather, AllGatherV, AllReduce, AllToAll, AllToAllV, ReduceScatter
 from .dge import PRIORITY
 
 
@@ -165,6 +165,7 @@ COLLECTIVES = (
     ReduceScatter,
     AllToAll,
     AllToAllV,
+    AllGatherV,
     CollectivePermute,
     RingPermute,
     RingReduce,

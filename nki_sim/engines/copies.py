@@ -11,6 +11,7 @@ from ..constants import Engine, NcVersion
 from ..dtypes import TABLE, Array, store, to_float32
 from ..errors import IllegalProgram
 from ..machine import Program, current
+from ..schedule import advise
 from ..views import NkiTensor
 from .alu import write
 from .base import READ, UPDATE, WRITE, Instruction, Operand, Rule, Sizes, at_most_one_in_psum
@@ -123,7 +124,7 @@ def _memset_kind(instruction: Any, _: Sizes) -> str | None:
         return None
     bounds = np.iinfo(dtype.numpy)
     legal = value == 0 if dtype.kind == "packed" else bounds.min <= value <= bounds.max
-    return None if legal and type(value) is int else f"{value!r} for {dtype.name}"
+    return None if legal and (type(value) is int or value == 0) else f"{value!r} for {dtype.name}"
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +139,8 @@ class Memset(Instruction):
             "the value is a Python number that dst can hold, of its kind (0 for packed types)",
             _memset_kind,
             "write an integer literal for an integer tensor",
-            "memset, NKI 0.3; an integer for a float tensor is common in published kernels",
+            "memset, NKI 0.3; an integer for a float tensor is common in published kernels, and "
+            "so is 0.0 for an integer or packed one",
         ),
     )
     numerics: ClassVar[str] = "the value is converted to dst's type beforehand"
@@ -147,6 +149,15 @@ class Memset(Instruction):
 
     dst: NkiTensor
     value: float
+
+    def check(self) -> Sizes:
+        sizes = Instruction.check(self)
+        if type(self.value) is float and TABLE[self.dst.dtype].kind != "float":
+            advise(
+                f"memset: {self.value!r} for {self.dst.dtype} is documented as refused from SDK "
+                "2.29 on; write 0"
+            )
+        return sizes
 
     def execute(self, program: Program) -> None:
         self.dst.array[...] = self.value

@@ -10,6 +10,7 @@ from ..constants import SBUF, SHARED_HBM, DmaEngine, Engine, NcVersion
 from ..dtypes import TABLE
 from ..errors import IllegalProgram
 from ..machine import Program
+from ..schedule import advise
 from ..views import NkiTensor
 from .base import READ, UPDATE, WRITE, Instruction, Operand, Rule, Sizes
 
@@ -115,6 +116,16 @@ class SendRecv(Rendezvous):
     def choose_engine(self) -> Engine:
         return Engine.gpsimd if self.carrier is DmaEngine.gpsimd_dma else Engine.dma
 
+    def _bind_axis(
+        self, axis: str, size: int, operand: Operand, value: NkiTensor, sizes: Sizes
+    ) -> None:
+        """Warn where the sizes differ; `_exchange` compares with what the other core brings."""
+        if sizes.setdefault(axis, size) != size:
+            advise(
+                f"sendrecv: src {self.src} and dst {self.dst} are documented to have one shape; "
+                "here each core receives what the other sends"
+            )
+
     def meet(self, program: Program) -> int:
         self.require_two_cores(program)
         number: int = program.seat.meet(
@@ -142,7 +153,7 @@ def _exchange(brought: dict[int, SendRecv], numeric: bool) -> None:
             received.partitions, received.free, received.dtype,
         ):  # fmt: skip
             raise mine.refuse(
-                "what a core receives has the shape and type that the other sends",
+                "dst and what the other core sends must agree in shape and type",
                 f"{sent} sent to {received}",
                 "exchange equal tiles",
             )

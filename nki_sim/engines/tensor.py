@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from ..dtypes import FP8, MATMUL_TYPES, NUMBERS, Array, round_to_tfloat32
 from ..errors import IllegalProgram
 from ..machine import PSUM_BANK_BYTES, Program, current
 from ..operators import OPS
+from ..schedule import advise
 from ..views import NkiTensor
 from .alu import apply_into, write
 from .base import (
@@ -334,10 +334,9 @@ class NcMatmul(Instruction):
                 str(self.dst),
                 "allocate a fresh PSUM tile for every output tile",
             )
-        warnings.warn(
+        advise(
             "nc_matmul: adds to PSUM that was set to zero; undefined on trn1 and trn2, and "
-            "unnecessary: the first matmul into a fresh tile overwrites",
-            stacklevel=2,
+            "unnecessary: the first matmul into a fresh tile overwrites"
         )
 
     def settle(self, operand: Operand, tensor: NkiTensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from ..constants import PSUM, Engine, NcVersion
 from ..dtypes import TABLE, to_float32
 from ..machine import Program
 from ..operators import ALU_BINARY, OPS, REDUCTIONS, Op
+from ..schedule import advise
 from ..views import NkiTensor
 from . import alu
 from .alu import BITWISE_ON_INTEGERS, BITWISE_ON_VECTOR, SLOW_ON_GPSIMD, write
@@ -336,15 +336,14 @@ class TensorReduce(Instruction):
         rank = data.ndim
         if any(type(axis) is not int for axis in axes):
             raise self.refuse("axis is an integer or a list of them", repr(self.axis))
-        # NKI 0.2 numbers the free dimensions 1..4 whatever the rank, innermost last; alone, 1 is
-        # the innermost. Later releases refuse both.
+        # NKI 0.2 numbers the free dimensions 1..4 whatever the rank, innermost last, and takes
+        # axis=1 for the innermost; both are no trailing dimensions since
         if axes and max(axes) == 4 >= rank:
             axes = [axis + rank - 5 for axis in axes]
         elif self.axis == 1 and rank > 2:
-            warnings.warn(
-                f"tensor_reduce: axis=1 on {data} is the innermost dimension, as in NKI 0.2; "
-                f"releases from 0.3 on take axis={rank - 1}",
-                stacklevel=2,
+            advise(
+                f"tensor_reduce: axis=1 of {rank} dimensions is refused from SDK 2.29 on; reduced "
+                f"is the last one, as before: write axis={rank - 1}"
             )
             axes = [rank - 1]
         if sorted(axes) != list(range(rank - len(axes), rank)) or len(axes) >= rank or not axes:

@@ -6,9 +6,9 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from ..errors import IllegalProgram, NotModelled
+from ..errors import IllegalProgram
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,14 +51,3 @@ def member(kind: Any, value: Any, operation: str) -> Any:
         )
         return kind(value)
     raise IllegalProgram(operation, f"takes one of {', '.join(map(repr, kind))}", repr(value))
-
-
-def not_modelled(module: str, name: str) -> Callable[..., NoReturn]:
-    """A function of the vendor's that this simulator knows by name only."""
-
-    def call(*_: object, **__: object) -> NoReturn:
-        raise NotModelled(f"{module}.{name}", "this function is not modelled yet")
-
-    call.__name__ = call.__qualname__ = name
-    call.__doc__ = "Known, not modelled."
-    return call

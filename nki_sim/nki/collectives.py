@@ -18,12 +18,7 @@ from ..operators import Op
 from ..registers import VirtualRegister
 from ..views import NkiTensor
 from ..world import place
-from ._surface import not_modelled, vendor
-
-NOT_MODELLED = ("all_gather_v",)
-
-for _name in NOT_MODELLED:
-    globals()[_name] = not_modelled("nki.collectives", _name)
+from ._surface import vendor
 
 Tensors = Sequence[NkiTensor]
 Channels = Sequence[Sequence[NkiTensor]]
@@ -102,6 +97,24 @@ def all_to_all_v(
 ) -> NkiInstruction:
     """Exchange parts of sizes that are known at run time."""
     return groups.AllToAllV(
+        srcs, dsts, replica_group, metadata_tensor, recv_counts_known, has_rdispls,
+        priority=priority, name=name,
+    ).issue()  # fmt: skip
+
+
+@vendor
+def all_gather_v(
+    srcs: Tensors,
+    dsts: Tensors,
+    replica_group: ReplicaGroup,
+    metadata_tensor: NkiTensor,
+    recv_counts_known: bool = False,
+    has_rdispls: bool = False,
+    priority: int | None = None,
+    name: Name = None,
+) -> NkiInstruction:
+    """Gather parts of sizes that are known at run time; all receive the result."""
+    return groups.AllGatherV(
         srcs, dsts, replica_group, metadata_tensor, recv_counts_known, has_rdispls,
         priority=priority, name=name,
     ).issue()  # fmt: skip

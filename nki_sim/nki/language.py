@@ -68,9 +68,6 @@ tile_size = TileSize()
 
 globals().update(OPS)
 
-NOT_MODELLED: tuple[str, ...] = ()
-"""Functions of SDK 2.27 to 2.32 that raise NotModelled."""
-
 where = vendor(_where)
 
 _range = range

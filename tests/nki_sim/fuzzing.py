@@ -119,7 +119,7 @@ FUNCTIONS = tuple(
     and not name.startswith("_")
     and function.__module__.startswith("nki_sim")
     and name not in ("device_print", "while_loop", "fori_loop", "dynamic_range", "no_reorder")
-    and name not in ("make", "not_modelled", "vendor", "current", "enter_no_reorder")
+    and name not in ("make", "vendor", "current", "enter_no_reorder")
 ) + tuple(name for name in OPS if hasattr(nl, name))
 """Functions of nki.language, and the operators when they are called like functions."""
 

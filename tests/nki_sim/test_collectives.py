@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import nki_sim
 from nki_sim import ranks
-from nki_sim.errors import IllegalProgram, NotModelled, UninitialisedRead
+from nki_sim.errors import IllegalProgram, UninitialisedRead
 from nki_sim.schedule import shuffled
 
 from .support import loaded, tile
@@ -263,6 +263,46 @@ def test_all_to_all_v(counts: list[list[int]]) -> None:
         np.testing.assert_array_equal(table[2], [counts[s][rank] for s in range(3)])
 
 
+@pytest.mark.parametrize("placed", [False, True])
+def test_all_gather_v(placed: bool) -> None:
+    """A rank sends one part to all: the first column tells which; they lie in slots, or where the
+    receiver says."""
+    counts, starts, places = [3, 0, 2], [1, 5, 4], [7, 0, 2]
+
+    def kernel(x, metadata, group):
+        out, table = fresh((12,), x.dtype), fresh(metadata.shape, metadata.dtype)
+        nisa.dma_copy(dst=out, src=tile((1, 12), "int32", value=-1))
+        nisa.dma_copy(dst=table[0:2, 0:1], src=metadata[0:2, 0:1])  # all that is sent is here
+        if placed:
+            nisa.dma_copy(dst=table[3:4], src=metadata[3:4])
+        ncc.all_gather_v([own(x)], [out], group, table, has_rdispls=placed)
+        received = fresh((1, 3), table.dtype)
+        nisa.dma_copy(dst=received, src=table[2:3])
+        return out, received
+
+    expected = np.full(12, -1)
+    arguments = []
+    for rank, (count, start) in enumerate(zip(counts, starts, strict=True)):
+        x = np.arange(9, dtype=np.int32) + 100 * rank
+        at = places[rank] if placed else 4 * rank
+        expected[at : at + count] = x[start : start + count]
+        rows = [[count] * 3, [start] * 3, [0] * 3, places]
+        arguments.append((x, np.array(rows[: 3 + placed], np.uint32), world(3)))
+    for out, received in ranks.run(nki.jit(kernel), 3, arguments):
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(received[0], counts)
+
+
+def test_all_gather_v_stays_in_its_slot() -> None:
+    def kernel(x, metadata, group):
+        ncc.all_gather_v([own(x)], [own(x)], group, own(metadata))
+
+    x = np.arange(8, dtype=np.int32)
+    table = np.array([[5, 0], [0, 0], [0, 0]], np.uint32)
+    with pytest.raises(IllegalProgram, match="counts and offsets stay inside"):
+        ranks.run(nki.jit(kernel), 2, [(x, table, world(2))] * 2)
+
+
 def test_private_tensors_of_two_cores_are_exchanged_core_by_core() -> None:
     def kernel(x, group):
         core, out = nl.program_id(0), fresh((2, 4), x.dtype)
@@ -393,8 +433,6 @@ def test_limits() -> None:
             call()
     with pytest.raises(UninitialisedRead, match="srcs must have been written"):
         reduce_with(like, like)()
-    with pytest.raises(NotModelled, match="all_gather_v"):
-        ncc.all_gather_v([], [], world(2), None)
     for groups in ([], [[0], [0]], [0, 1], [[-1]], 3):
         with pytest.raises(IllegalProgram, match="ReplicaGroup"):
             ncc.ReplicaGroup(groups)

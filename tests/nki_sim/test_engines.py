@@ -123,12 +123,32 @@ def test_tensor_reduce_axes(axis: Any, kept: tuple[int, int]) -> None:
     np.testing.assert_array_equal(got, cube.reshape(*kept, -1).max(axis=-1))
 
 
+def test_tensor_reduce_along_axis_1_of_a_cube_is_the_old_spelling_of_the_last() -> None:
+    cube = A.reshape(6, 2, 5)
+    with pytest.warns(UserWarning, match="axis=1 of 3 dimensions .* write axis=2"):
+        got = result(lambda d, a: nisa.tensor_reduce(d, nl.maximum, a, 1), (6, 2), cube)
+    np.testing.assert_array_equal(got, cube.max(axis=2))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "float8_e4m3fn_x4"])
+def test_memset_takes_the_zero_of_the_other_kind(dtype: str) -> None:
+    def body() -> np.ndarray:
+        made = tile((4, 4), dtype)
+        nisa.memset(dst=made, value=0.0)
+        return values(made)
+
+    message = f"0.0 for {dtype} is documented as refused"
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert not in_kernel(body).any()
+    assert caught[0].filename == __file__  # where the kernel is
+
+
 def test_tensor_reduce_negates() -> None:
     got = result(lambda d, a: nisa.tensor_reduce(d, nl.add, a, 1, negate=True), (6, 1), A)
     np.testing.assert_allclose(got, -A.sum(axis=1, keepdims=True), rtol=1e-6)
 
 
-@pytest.mark.parametrize("axis", [0, (0, 1), 1, -1, "1", ()])
+@pytest.mark.parametrize("axis", [0, (0, 1), (1,), -1, "1", ()])
 def test_tensor_reduce_refuses_other_axes(axis: Any) -> None:
     with pytest.raises(IllegalProgram, match="axis"):
         result(lambda d, a: nisa.tensor_reduce(d, nl.add, a, axis), (6, 1), A.reshape(6, 2, 5))
@@ -419,7 +439,7 @@ def test_tiling_must_match_the_operands() -> None:
 @pytest.mark.parametrize(
     ("body", "fragment"),
     [
-        (lambda t: nisa.memset(tile((4, 4), "int32"), 0.0), "integer literal"),
+        (lambda t: nisa.memset(tile((4, 4), "int32"), 1.0), "integer literal"),
         (lambda t: nisa.memset(t, "0"), "Python number"),
         (lambda t: nisa.memset(tile((4, 4), "uint8"), 300), "300 for uint8"),
         (lambda t: nisa.tensor_scalar(t, t, nl.multiply, tile((6, 1), "bfloat16")), "float32"),

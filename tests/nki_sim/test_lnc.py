@@ -186,6 +186,23 @@ def test_sendrecv_exchanges_tiles(options: dict[str, Any]) -> None:
         np.testing.assert_array_equal(result, np.roll(X, 4, 0))
 
 
+def test_sendrecv_of_unequal_parts() -> None:
+    """An odd number of rows: each core receives as many as the other sends."""
+
+    def kernel(x):
+        core, out = nl.program_id(0), shared((2, 5, 4))
+        mine, others = (2, 3) if core == 0 else (3, 2)
+        received = tile((others, 4))
+        swap(loaded(x[nl.ds(2 * core, mine)]), received)
+        nisa.dma_copy(dst=out[core, nl.ds(2 - 2 * core, others)], src=received)
+        nisa.dma_copy(dst=out[core, nl.ds(2 * core, mine)], src=x[nl.ds(2 * core, mine)])
+        return out
+
+    with pytest.warns(UserWarning, match="documented to have one shape"):
+        for result in in_every_order(kernel, X[:5]):
+            np.testing.assert_array_equal(result, [X[:5], X[:5]])
+
+
 def test_sendrecv_into_its_own_source() -> None:
     def kernel(x):
         core, out = nl.program_id(0), shared((2, 4))

@@ -43,7 +43,6 @@ DEVIATIONS: dict[tuple[str, str, str], tuple[str, str]] = {
         "2.28",
         "num_channels was removed, name came instead",
     ),
-    ("nki.collectives", "all_gather_v", "order"): ("2.32", "known by name, not modelled"),
     ("nki", "jit", "order"): ("2.29", "func is fn now, mode a keyword without effect"),
     ("nki.language", "_TileSize", "name"): ("2.32", "the private class of nl.tile_size"),
 }
@@ -153,19 +152,6 @@ def test_against_the_real_package() -> None:
         if isinstance(entry, list) and (seen := differences(module, name, entry))
     }
     assert not wrong
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        (m, n)
-        for m in ("nki.isa", "nki.language", "nki.collectives")
-        for n in MODULES[m].NOT_MODELLED
-    ],
-)
-def test_what_is_not_modelled_says_so(module: str, name: str) -> None:
-    with pytest.raises(NotModelled, match=name):
-        getattr(MODULES[module], name)(1, x=2)
 
 
 def test_values_that_are_not_modelled_say_so() -> None:

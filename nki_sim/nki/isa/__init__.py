@@ -17,7 +17,7 @@ from ...objects import NKIObject as NKIObject
 from ...operators import OPS, Op
 from ...views import NkiTensor
 from .._surface import member as _enum
-from .._surface import not_modelled, vendor
+from .._surface import vendor
 from ._compute import *  # noqa: F403
 from ._cores import *  # noqa: F403
 from ._dma import *  # noqa: F403
@@ -34,12 +34,6 @@ gpsimd_engine, unknown_engine = engine.gpsimd, engine.unknown
 
 Name = str | None
 Pattern = Sequence[Sequence[int]]
-
-NOT_MODELLED: tuple[str, ...] = ()
-"""Functions of SDK 2.27 to 2.32 that raise NotModelled."""
-
-for _name in NOT_MODELLED:
-    globals()[_name] = not_modelled("nki.isa", _name)
 
 
 class NkiValidationError(Exception):
