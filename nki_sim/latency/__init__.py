@@ -1,8 +1,8 @@
 """What a recorded launch would take on a chip: `predict`.
 
 `tasks` reads the account, `dependencies` finds who waits for whom, `hardware` holds the constants,
-`costs` turns tasks into times, `scheduler` runs them, `results` says what that means, `perfetto`
-and `timeline` show it.
+`costs` turns tasks into times, `scheduler` runs them, `results` says what that means, `rows`,
+`perfetto` and `timeline` show it.
 """
 
 from __future__ import annotations

@@ -66,14 +66,16 @@ def _compute(task: Compute, values: Values) -> Price:
     engine, cycles = task.engine, task.cycles
     mode = task.mode if values.get(f"{engine}.fast_modes") else 1
     cycles = max(cycles / mode, min(cycles, LEAST_CYCLES))
-    overhead = values[f"{engine}.overhead"]
-    if engine == "gpsimd":
-        cycles = cycles * values["gpsimd.factor"] + overhead if task.elementwise else cycles
-    elif cycles > LEAST_CYCLES:
-        cycles += overhead  # hidden behind the least issue interval below that
+    work = max(0.0, min(cycles, 2 * (cycles - LEAST_CYCLES)))  # the formulas hide less than 64
+    overhead, latency = values[f"{engine}.overhead"], values[f"{engine}.latency"]
+    if engine == "gpsimd" and task.elementwise:
+        work *= values["gpsimd.factor"]
+    elif engine == "gpsimd":
+        work, overhead, latency = cycles, 0.0, latency - overhead  # the formulas have the overhead
+    busy = max(min(cycles, LEAST_CYCLES), work + overhead)
     clock = values[f"{engine}.clock"]
     prelude = values["scalar.table_load"] if task.table else 0.0
-    return Price(cycles / clock, values[f"{engine}.drain"] / clock, prelude)
+    return Price(busy / clock, max(0.0, work + latency - busy) / clock, prelude)
 
 
 def _transfer(task: Transfer, values: Values) -> Price:
@@ -85,12 +87,14 @@ def _transfer(task: Transfer, values: Values) -> Price:
     if task.transposes:
         rate *= values["dma.transpose"]
     work = task.runs * values["dma.descriptor"] + task.bytes / rate
-    engines = _engines(task, values)
+    engines, start = _engines(task, values), values["dma.start"]
+    if "software" not in task.descriptors:
+        start = max(0.0, start - issue)  # counts from the start of the trigger
     rounds = math.ceil(task.runs / engines) * engines / task.runs  # the fullest engine's share
     return Price(
         issue,
         values["dma.finish"],
-        start=values["dma.start"],
+        start=start,
         share=work / values["dma.engines"],
         chain=work / engines * min(rounds, 2.0),
         hbm=_hbm(task.hbm_bytes, values),
