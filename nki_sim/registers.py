@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import linecache
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from .errors import IllegalProgram, UninitialisedRead
 from .machine import Program, current, running
 from .schedule import call_site
 
+_serials = itertools.count(1)
 LOWEST, HIGHEST = -(2**31), 2**32 - 1
 """32 bits, read as signed or as unsigned."""
 
@@ -33,15 +35,17 @@ class VirtualRegister:
             it is unknown.
         unknown: it was loaded in a launch on shapes.
         frozen: the induction variable of a loop, which cannot be written.
+        serial: unique number.
     """
 
-    __slots__ = ("frozen", "unknown", "value")
+    __slots__ = ("frozen", "serial", "unknown", "value")
     __hash__ = object.__hash__
 
     def __init__(self, state: int | float | None = None, frozen: bool = False) -> None:
         self.value = state
         self.frozen = frozen
         self.unknown = False
+        self.serial = next(_serials)
 
     def __repr__(self) -> str:
         return "a frozen register" if self.frozen else "a register"

@@ -19,7 +19,15 @@ def _row(one: type[Instruction]) -> tuple[str, ...]:
     engines = ", ".join(engine.name for engine in one.engines)
     operands = "; ".join(_operand(operand) for operand in one.operands)
     conditions = "; ".join([_limit(limit) for limit in one.limits] + [r.text for r in one.rules])
-    return f"`{one.opcode}`", engines, operands, conditions, one.numerics, one.fidelity, one.cost
+    return (
+        f"`{one.opcode}`",
+        engines,
+        operands,
+        conditions,
+        one.numerics,
+        one.fidelity,
+        str(one.cost),
+    )
 
 
 def _operand(operand: Operand) -> str:

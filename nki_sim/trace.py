@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,13 @@ from .constants import HBM, PSUM, SBUF, Engine
 from .descriptors import short_descriptors
 from .modes import FULL, selected
 from .places import kernel_line
+from .registers import VirtualRegister
 
 if TYPE_CHECKING:
-    from .engines.base import Instruction
+    from .engines.base import Instruction, Operand
     from .machine import Program
     from .pools import Holder
+    from .views import NkiTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class OperandEvent:
         storage: serial number of the allocation behind it.
         offset, strides: the window, in elements.
         name: of the allocation; kernel inputs have that of the parameter.
+        row_bytes: on chip, bytes per partition of the allocation.
+        address: partition and byte of the allocation, where the kernel chose it.
+        dynamic: the window's place is read from memory when the kernel runs.
     """
 
     role: str
@@ -40,6 +45,9 @@ class OperandEvent:
     offset: int
     strides: tuple[int, ...]
     name: str = ""
+    row_bytes: int = 0
+    address: tuple[int, int] | None = None
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,8 @@ class Event:
     Attributes:
         opcode: name in nki.isa.
         engine: name of the engine that executed it.
-        operands: its tensors.
+        operands: its tensors, then what it reads dynamic offsets from (role ``dst.index``), and
+            registers (memory ``register``).
         elements: elements processed (of the operand that the instruction declares as its work).
         bytes: bytes read and written over all operands.
         macs: multiply-accumulates; a transpose through the tensor engine has none.
@@ -58,6 +67,8 @@ class Event:
         rendezvous: the number of the rendezvous that it is, equal on all cores and ranks that took
             part; 0 for other instructions.
         file, line: where the kernel issues it.
+        cycles: of its engine, by the published formula; 0 where none is counted in cycles.
+        settings: of the instruction, as far as they decide how long it takes.
     """
 
     opcode: str
@@ -71,6 +82,8 @@ class Event:
     rendezvous: int = 0
     file: str = ""
     line: int = 0
+    cycles: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -125,7 +138,9 @@ class Launch:
         """Note an assumption about data that a launch on shapes does not have."""
         self.assumed[what] = self.assumed.get(what, 0) + 1
 
-    def add(self, instruction: Instruction, elements: int, macs: int) -> None:
+    def add(
+        self, instruction: Instruction, elements: int, macs: int, sizes: dict[str, int]
+    ) -> None:
         """Account one executed instruction."""
         engine = instruction.engine
         self.issued += 1
@@ -135,7 +150,7 @@ class Launch:
         if engine is Engine.dma:
             self._add_traffic(instruction)
         if self.recording:
-            self.instructions.append(_event(instruction, elements, macs, self.core))
+            self.instructions.append(_event(instruction, elements, macs, self.core, sizes))
             if engine is Engine.dma:
                 finding = short_descriptors(instruction)
                 if finding:
@@ -200,28 +215,25 @@ def _add_counts(mine: dict[Any, int], theirs: dict[Any, int]) -> None:
         mine[key] = mine.get(key, 0) + count
 
 
-def _event(instruction: Instruction, elements: int, macs: int, core: int) -> Event:
+def _event(
+    instruction: Instruction, elements: int, macs: int, core: int, sizes: dict[str, int]
+) -> Event:
     tensors = list(instruction.tensors())
-    operands = tuple(
-        OperandEvent(
-            o.name,
-            o.access,
-            t.shape,
-            t.dtype,
-            t.buffer.name,
-            t.storage.serial,
-            t.offset,
-            t.strides,
-            t.storage.name,
+    placed = instruction.placed or {}
+    operands = [_operand(o.name, o.access, t, o.name in placed) for o, t in tensors]
+    if placed or any(hasattr(t, "index") for _, t in tensors):
+        operands += _indices(tensors, placed)
+    register = getattr(instruction, "register", None)
+    if register is not None:
+        operands.append(
+            _register(register, "write" if instruction.opcode == "register_load" else "read")
         )
-        for o, t in tensors
-    )
     moved = sum(t.nbytes * (2 if o.access == "update" else 1) for o, t in tensors)
     moved = moved if elements else 0
     return Event(
         instruction.opcode,
         instruction.engine.name,
-        operands,
+        tuple(operands),
         elements,
         moved,
         macs,
@@ -229,7 +241,44 @@ def _event(instruction: Instruction, elements: int, macs: int, core: int) -> Eve
         core,
         getattr(instruction, "rendezvous", 0),
         *kernel_line(),
+        instruction.cycles(sizes),
+        {name: getattr(instruction, name) for name in instruction.timed},
     )
+
+
+def _operand(role: str, access: str, tensor: NkiTensor, dynamic: bool = False) -> OperandEvent:
+    storage = tensor.storage
+    return OperandEvent(
+        role,
+        access,
+        tensor.shape,
+        tensor.dtype,
+        tensor.buffer.name,
+        storage.serial,
+        tensor.offset,
+        tensor.strides,
+        storage.name,
+        tensor.row * tensor.itemsize if tensor.on_chip else 0,
+        storage.address,
+        dynamic or hasattr(tensor, "index"),
+    )
+
+
+def _indices(
+    tensors: list[tuple[Operand, NkiTensor]], placed: Mapping[str, Any]
+) -> Iterator[OperandEvent]:
+    """What the dynamic offsets of an instruction's windows are read from."""
+    for operand, tensor in tensors:
+        index = placed.get(operand.name, getattr(tensor, "index", None))
+        if isinstance(index, VirtualRegister):
+            yield _register(index, "read")
+        elif index is not None:
+            tile = getattr(index, "tile", index)
+            yield _operand(f"{operand.name}.index", "read", tile)
+
+
+def _register(register: VirtualRegister, access: str) -> OperandEvent:
+    return OperandEvent("register", access, (1,), "int32", "register", -register.serial, 0, (1,))
 
 
 @dataclass(slots=True)

@@ -73,6 +73,11 @@ def simulator_files() -> list[str]:
     return _files("nki_sim")
 
 
+def validation_files() -> list[str]:
+    """Return what the comparison with published measurements depends on."""
+    return sorted({*_files("validation"), *simulator_files()})
+
+
 def submission_files() -> list[str]:
     """Return the files that the submission archive may hold, beside report and results."""
     inside = [file for package in PACKAGES for file in _files(package)]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ..errors import SimulationError
 from .output import explain_error
@@ -83,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument(
         "--no-data", action="store_true", help="trace shapes only: fast, for large kernels"
     )
+    profile.add_argument("--trace", type=Path, metavar="FILE.json", help="for ui.perfetto.dev")
+    profile.add_argument("--timeline", type=Path, metavar="FILE.pdf|png", help="draw the schedule")
     explain = commands.add_parser("explain", help="an instruction, an error or a rule, in words")
     explain.add_argument("names", nargs="+", metavar="NAME")
     commands.add_parser("table", help="the table of modelled instructions, as Markdown")

@@ -135,3 +135,14 @@ def show_warnings(raised: dict[str, int], launches: Iterable[Launch]) -> str:
         texts += launch.warnings
         texts += [f"assumed: {what} ({count} times)" for what, count in launch.assumed.items()]
     return "".join(f"warning: {text}\n" for text in dict.fromkeys(texts))
+
+
+def excerpt(file: str, line: int, opcode: str) -> str:
+    """The statement that starts in a line, on one line and short."""
+    source = ""
+    for number in range(line, line + 12):
+        source = f"{source} {linecache.getline(file, number).strip()}".strip()
+        if source.count("(") <= source.count(")"):
+            break
+    source = source.replace("( ", "(").replace(", )", ")")
+    return (source if len(source) <= 60 else source[:57] + "...") or opcode

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import linecache
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from ..constants import HBM
 from ..machine import PSUM_BANKS, platform_from_environment
 from ..modes import SHAPES, mode
 from ..trace import Event, Launch, record
-from .output import collected_warnings, explain_error, show_warnings, size, table
+from .latency import modelled
+from .output import collected_warnings, excerpt, explain_error, show_warnings, size, table
 from .run import results_of
 from .target import Target, prepare
 
@@ -36,6 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"{target.described()} on {platform.name}")
     for launch in recording.launches:
         print(_account(launch, target, result, arguments.lines, platform.sbuf_bytes))
+        if error is None:
+            print("\n" + modelled(launch, platform.name, arguments))
     print(show_warnings(raised, recording.launches), end="")
     if error is not None:
         print("the account ends at this error")
@@ -79,23 +81,12 @@ def _lines(events: Iterable[Event], limit: int) -> str:
         row[1] += event.elements
     ranked = sorted(sums.items(), key=lambda item: (-item[1][1], item[0]))
     rows = [
-        (f"{Path(file).name}:{line}", engine, *row, _excerpt(file, line, opcode))
+        (f"{Path(file).name}:{line}", engine, *row, excerpt(file, line, opcode))
         for (file, line, opcode, engine), row in ranked[:limit]
     ]
     text = table(("line", "engine", "instructions", "elements", "source"), rows, left=2)
     hidden = len(ranked) - limit
     return text + (f"\n  and {hidden} more lines" if hidden > 0 else "")
-
-
-def _excerpt(file: str, line: int, opcode: str) -> str:
-    """The statement that starts in a line, on one line and short."""
-    source = ""
-    for number in range(line, line + 12):
-        source = f"{source} {linecache.getline(file, number).strip()}".strip()
-        if source.count("(") <= source.count(")"):
-            break
-    source = source.replace("( ", "(").replace(", )", ")")
-    return (source if len(source) <= 60 else source[:57] + "...") or opcode
 
 
 @dataclass(slots=True)
@@ -174,7 +165,7 @@ def _holders(launch: Launch, memory: str, unit: str) -> list[str]:
     for holder in launch.at_peak.get(memory, []):
         name, shape, dtype = holder.label
         place = f"{Path(holder.file).name}:{holder.line}"
-        key = (name or "-", "x".join(map(str, shape)), dtype, place, _excerpt(
+        key = (name or "-", "x".join(map(str, shape)), dtype, place, excerpt(
             holder.file, holder.line, ""))  # fmt: skip
         row = merged.setdefault(key, [0, 0])
         row[0] += 1

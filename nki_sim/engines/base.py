@@ -21,6 +21,7 @@ from ..handles import NkiInstruction
 from ..indirect import IndirectTensor
 from ..machine import PARTITIONS, PLATFORM_OF, Program, current
 from ..views import NkiTensor, StrayTensor
+from .costs import Costs
 
 Sizes = dict[str, int]
 """Axis letter to size, as bound by an instruction's operands."""
@@ -108,9 +109,10 @@ class Instruction:
         engines: who can execute it; the first is the default.
         operands, limits, rules: what must hold.
         work: the operand whose elements are counted as processed.
+        timed: the settings that, beside its operands, decide how long it takes.
         numerics: how the result is computed, in words.
         fidelity: ``exact`` or ``approximate`` compared with the hardware, as far as documents say.
-        cost: the published cycle formula (N: elements per partition of `work`).
+        cost: the published cycle formulas (N: elements per partition of `work`).
         example: settings of a legal instance, for generated tests.
         since, engine_since: the first platform that has it; later ones of some engines.
         cores: how many cores it takes.
@@ -123,9 +125,10 @@ class Instruction:
     limits: ClassVar[tuple[Limit, ...]] = (LANES,)
     rules: ClassVar[tuple[Rule, ...]] = ()
     work: ClassVar[str] = "dst"
+    timed: ClassVar[tuple[str, ...]] = ()
     numerics: ClassVar[str] = "fp32 inside, one rounding on write"
     fidelity: ClassVar[str] = "exact"
-    cost: ClassVar[str] = "max(64, N)"
+    cost: ClassVar[Costs] = Costs("max(64, N)")
     example: ClassVar[dict[str, Any]] = {}
     since: ClassVar[NcVersion] = NcVersion.gen2
     engine_since: ClassVar[dict[Engine, NcVersion]] = {}
@@ -138,6 +141,7 @@ class Instruction:
         default=None, init=False, kw_only=True
     )
     unwritten: Array | None = field(default=None, init=False, kw_only=True)
+    placed: dict[str, Any] | None = field(default=None, init=False, kw_only=True)
 
     # -- what a subclass provides ------------------------------------------------------------------
 
@@ -182,8 +186,15 @@ class Instruction:
                 columns.scatter(result, self.opcode, self.engine)
         if self.name:
             program.numbers[self.name] = program.launch.issued
-        program.launch.add(self, self.worked(), self.macs(sizes))
+        program.launch.add(self, self.worked(), self.macs(sizes), sizes)
         return NkiInstruction(program.launch, program.launch.issued - 1, self.opcode)
+
+    def cycles(self, sizes: Sizes) -> float:
+        """Cycles of its engine by the published formula; 0 for what no engine counts in cycles."""
+        cost = self.cost
+        if not cost.cases:
+            return 0.0
+        return cost.cycles(self, {"N": getattr(self, self.work).free} | sizes)
 
     def worked(self) -> int:
         """Elements processed."""
@@ -354,6 +365,7 @@ class Instruction:
         else:
             assert isinstance(value, ColumnIndirect)
             window = self._place_columns(operand, value)
+        self.placed = (self.placed or {}) | {operand.name: getattr(value, "index", None)}
         setattr(self, operand.name, window)
         return window
 

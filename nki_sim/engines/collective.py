@@ -20,6 +20,7 @@ from ..operators import OPS, Op
 from ..views import NkiTensor
 from ..world import Place
 from .base import READ, WRITE, Operand, Rule, Sizes
+from .costs import Costs
 from .rendezvous import Rendezvous
 
 ANY_TYPE = tuple(TABLE)
@@ -125,7 +126,7 @@ class Collective(Rendezvous):
     )
     limits: ClassVar = ()
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "about 10 us"
+    cost: ClassVar[Costs] = Costs(words="about 10 us")
     since: ClassVar[NcVersion] = NcVersion.gen2
 
     srcs: Sequence[NkiTensor]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..constants import Engine, NcVersion
+from ..constants import SBUF, Engine, NcVersion
 from ..dtypes import TABLE, Array, store, to_float32
 from ..errors import IllegalProgram
 from ..machine import Program, current
@@ -15,8 +15,10 @@ from ..schedule import advise
 from ..views import NkiTensor
 from .alu import write
 from .base import READ, UPDATE, WRITE, Instruction, Operand, Rule, Sizes, at_most_one_in_psum
+from .costs import Cost, Costs
 
 ANY_TYPE = tuple(TABLE)
+HALVES = ("bfloat16", "float16")
 
 
 def _scalar_engine_is_late(instruction: Any, _: Sizes) -> str | None:
@@ -92,7 +94,14 @@ class TensorCopyPredicated(Instruction):
         at_most_one_in_psum("src", "predicate"),
     )
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "N; 2N with both inputs in SBUF"
+    cost: ClassVar[Costs] = Costs(
+        Cost(
+            "2 * N",
+            "with both inputs in SBUF",
+            lambda i: i.predicate.buffer is SBUF and getattr(i.src, "buffer", SBUF) is SBUF,
+        ),
+        Cost("N"),
+    )
 
     dst: NkiTensor
     src: NkiTensor | float
@@ -144,7 +153,14 @@ class Memset(Instruction):
         ),
     )
     numerics: ClassVar[str] = "the value is converted to dst's type beforehand"
-    cost: ClassVar[str] = "max(64, N); N/2 for bf16 zeros"
+    cost: ClassVar[Costs] = Costs(
+        Cost(
+            "max(64, N / 2)",
+            "for zeros of bf16 and fp16",
+            lambda i: not i.value and i.dst.dtype in HALVES,
+        ),
+        Cost("max(64, N)"),
+    )
     example: ClassVar = {"value": 0}
 
     dst: NkiTensor

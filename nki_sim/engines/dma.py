@@ -16,6 +16,7 @@ from ..views import NkiTensor
 from . import dge
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
 from .copies import copy_cast
+from .costs import Costs
 
 _REACH = (SBUF, *HBM)
 
@@ -50,8 +51,12 @@ class DmaCopy(Instruction):
         dge.QUEUE,
         dge.PRIORITY,
     )
+    timed: ClassVar[tuple[str, ...]] = (
+        "dge_mode",
+        "queue",
+    )
     numerics: ClassVar[str] = "bit copy between equal types, else through fp32"
-    cost: ClassVar[str] = "about 2 us + bytes / bandwidth"
+    cost: ClassVar[Costs] = Costs(words="about 2 us + bytes / bandwidth")
 
     dst: NkiTensor
     src: NkiTensor

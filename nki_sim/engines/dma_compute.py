@@ -17,6 +17,7 @@ from ..operators import OPS, Op
 from ..views import NkiTensor
 from . import dge
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Costs
 
 _REACH = (SBUF, *HBM)
 MOST_SOURCES = 16
@@ -111,7 +112,7 @@ class DmaCompute(Instruction):
         dge.SKIP_NEEDS_INDEX,
     )
     numerics: ClassVar[str] = "fp32 sums in the order of srcs, one rounding on write"
-    cost: ClassVar[str] = "about 2 us + bytes / bandwidth"
+    cost: ClassVar[Costs] = Costs(words="about 2 us + bytes / bandwidth")
     example: ClassVar = {"reduce_op": OPS["add"]}
 
     dst: NkiTensor

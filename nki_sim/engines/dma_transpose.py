@@ -14,6 +14,7 @@ from ..machine import Program, current
 from ..views import NkiTensor
 from . import dge
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Costs
 
 AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 """The permutation for each rank."""
@@ -144,8 +145,9 @@ class DmaTranspose(Instruction):
         dge.PRIORITY,
         dge.SKIP_NEEDS_INDEX,
     )
+    timed: ClassVar[tuple[str, ...]] = ("dge_mode",)
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "about 2 us + bytes / bandwidth; slower than a copy"
+    cost: ClassVar[Costs] = Costs(words="about 2 us + bytes / bandwidth; slower than a copy")
 
     dst: NkiTensor
     src: NkiTensor

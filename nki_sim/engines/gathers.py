@@ -17,6 +17,7 @@ from ..machine import Program
 from ..views import NkiTensor
 from .alu import write
 from .base import READ, UPDATE, WRITE, Instruction, Limit, Operand, Rule, Sizes
+from .costs import Costs
 
 ANY_TYPE = tuple(TABLE)
 CORE = 16
@@ -65,7 +66,7 @@ class NcNGather(Instruction):
     )
     rules: ClassVar = (_same_type("dst", "data"),)
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "not published (ceil(N / 512) instructions)"
+    cost: ClassVar[Costs] = Costs("150 + N", words="not published (ceil(N / 512) instructions)")
 
     dst: NkiTensor
     data: NkiTensor
@@ -129,7 +130,9 @@ class LocalGather(Instruction):
         ),
     )
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "150 + num_valid_indices * num_elem_per_idx / C"
+    cost: ClassVar[Costs] = Costs(
+        "150 + 8 * N", words="150 + num_valid_indices * num_elem_per_idx / C"
+    )
 
     dst: NkiTensor
     src_buffer: NkiTensor
@@ -190,7 +193,7 @@ class NonzeroWithCount(Instruction):
     )
     work: ClassVar[str] = "src"
     numerics: ClassVar[str] = "exact"
-    cost: ClassVar[str] = "not published"
+    cost: ClassVar[Costs] = Costs("150 + N", words="not published")
 
     dst: NkiTensor
     src: NkiTensor
@@ -257,7 +260,7 @@ class TopK(Instruction):
     work: ClassVar[str] = "src"
     numerics: ClassVar[str] = "bit copy; of equal values the first ones are taken"
     fidelity: ClassVar[str] = "approximate (the order of results is not reliable on hardware)"
-    cost: ClassVar[str] = "4n + K"
+    cost: ClassVar[Costs] = Costs("64 * N + K", words="4n + K")
     example: ClassVar = {"n": 8}
 
     val_dst: NkiTensor
@@ -317,7 +320,7 @@ class SequenceBounds(Instruction):
     )
     work: ClassVar[str] = "segment_ids"
     numerics: ClassVar[str] = "exact"
-    cost: ClassVar[str] = "not published"
+    cost: ClassVar[Costs] = Costs("150 + N", words="not published")
 
     dst: NkiTensor
     segment_ids: NkiTensor

@@ -16,6 +16,7 @@ from ..operators import COMPARISONS, OPS, Op
 from ..views import NkiTensor
 from . import alu
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Costs
 
 
 def _not_integers(instruction: Any, _: Sizes) -> str | None:
@@ -87,7 +88,7 @@ class Iota(Instruction):
     operands: ClassVar = (Operand("dst", "PF", WRITE, memories=(SBUF,)),)
     rules: ClassVar = (PATTERN, INTEGER_TERMS)
     numerics: ClassVar[str] = "integer, then one conversion"
-    cost: ClassVar[str] = "150 + N"
+    cost: ClassVar[Costs] = Costs("150 + N")
     example: ClassVar = {"pattern": [[1, 8]]}
 
     dst: NkiTensor
@@ -121,7 +122,7 @@ class AffineSelect(Instruction):
         ),
     )
     numerics: ClassVar[str] = "integer comparison; values through fp32"
-    cost: ClassVar[str] = "150 + N"
+    cost: ClassVar[Costs] = Costs("150 + N")
     example: ClassVar = {"pattern": [[1, 8]], "channel_multiplier": 1, "on_false_value": 0.0}
 
     dst: NkiTensor

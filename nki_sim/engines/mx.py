@@ -19,6 +19,7 @@ from ..dtypes import FLOAT32, Array
 from ..machine import Program
 from ..views import NkiTensor
 from .base import READ, UPDATE, WRITE, Instruction, Limit, Operand, Rule, Sizes
+from .costs import Costs
 from .tensor import NcMatmul
 
 FP8_X4 = ("float8_e4m3fn_x4", "float8_e5m2_x4")
@@ -156,7 +157,7 @@ class QuantizeMx(_ScaledOperands, Instruction):
         "scale = 2^(floor(log2(amax)) - (emax - 1)) (NKI 0.5; half of that before), values rounded "
         "once to nearest even"
     )
-    cost: ClassVar[str] = "N / 4"
+    cost: ClassVar[Costs] = Costs("N / 4")
 
     dst: NkiTensor
     src: NkiTensor
@@ -264,7 +265,9 @@ class NcMatmulMx(_ScaledOperands, NcMatmul):
         ),
     )
     numerics: ClassVar[str] = "exact products and sums, one rounding to fp32, fp32 accumulation"
-    cost: ClassVar[str] = "max(min(64, M), N), for 4 times the contraction"
+    cost: ClassVar[Costs] = Costs(
+        "max(min(64, M), N)", words="max(min(64, M), N), for 4 times the contraction"
+    )
 
     stationary_scale: NkiTensor | None = field(default=None, kw_only=True)
     moving_scale: NkiTensor | None = field(default=None, kw_only=True)

@@ -15,6 +15,7 @@ from ..views import NkiTensor
 from . import accumulators, alu
 from .alu import BITWISE_ON_INTEGERS
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Costs
 
 ARITHMETIC = tuple(op for op in OPS.values() if op.alu is not None and not op.bitwise)
 """The arithmetic operators of the vector engine's ALU, of one or two operands."""
@@ -85,7 +86,7 @@ class TensorScalarReduce(Instruction):
         "fp32 inside, one rounding on write; reduces the unrounded values in fp32 (order "
         "unspecified); a reset loads the operator's identity"
     )
-    cost: ClassVar[str] = "max(64, N) + 64"
+    cost: ClassVar[Costs] = Costs("max(64, N) + 64")
     example: ClassVar = {
         "op0": OPS["multiply"],
         "reduce_op": OPS["add"],
@@ -186,7 +187,7 @@ class TensorPartitionReduce(Instruction):
         "fp32 accumulation (order unspecified), one rounding on write; 32-bit integers exact; "
         "bitwise on raw bits"
     )
-    cost: ClassVar[str] = "not published (slow)"
+    cost: ClassVar[Costs] = Costs("150 + 8 * N", words="not published (slow)")
     example: ClassVar = {"op": OPS["add"]}
 
     dst: NkiTensor

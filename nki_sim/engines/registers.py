@@ -11,6 +11,7 @@ from ..machine import Program, current
 from ..registers import VirtualRegister
 from ..views import NkiTensor
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Costs
 
 REGISTER_TYPES = (*INTEGERS, "float32")
 
@@ -33,7 +34,7 @@ class RegisterLoad(Instruction):
     rules: ClassVar = (SOURCE,)
     work: ClassVar[str] = "src"
     numerics: ClassVar[str] = "bit copy; small integers widened"
-    cost: ClassVar[str] = "not published"
+    cost: ClassVar[Costs] = Costs(words="not published")
     example: ClassVar = {"register": VirtualRegister()}
 
     register: VirtualRegister
@@ -75,7 +76,7 @@ class RegisterStore(Instruction):
         ),
     )
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "not published"
+    cost: ClassVar[Costs] = Costs(words="not published")
     example: ClassVar = {"register": VirtualRegister(1)}
 
     dst: NkiTensor

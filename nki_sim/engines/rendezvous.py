@@ -13,6 +13,7 @@ from ..machine import Program
 from ..schedule import advise
 from ..views import NkiTensor
 from .base import READ, UPDATE, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Costs
 
 ANY_TYPE = tuple(TABLE)
 GPSIMD_BYTES = {4: 1024, 2: 512, 1: 256}
@@ -101,7 +102,7 @@ class SendRecv(Rendezvous):
         ),
     )
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "about 2 us + bytes / bandwidth"
+    cost: ClassVar[Costs] = Costs(words="about 2 us + bytes / bandwidth")
     since: ClassVar[NcVersion] = NcVersion.gen3
     cores: ClassVar[int] = 2
     example: ClassVar = {"send_to_rank": 0, "recv_from_rank": 0, "pipe_id": 0}
@@ -187,7 +188,7 @@ class CoreBarrier(Rendezvous):
     )
     work: ClassVar[str] = "data"
     numerics: ClassVar[str] = "moves nothing"
-    cost: ClassVar[str] = "a semaphore each way"
+    cost: ClassVar[Costs] = Costs(words="a semaphore each way")
     since: ClassVar[NcVersion] = NcVersion.gen3
     cores: ClassVar[int] = 2
     example: ClassVar = {"participants": (0, 1)}

@@ -12,6 +12,7 @@ from ..operators import ACTIVATIONS, OPS, Op, prelu
 from ..views import NkiTensor
 from . import accumulators, alu
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes
+from .costs import Cost, Costs
 
 _ADD = OPS["add"]
 _BIAS_TYPES = tuple(name for name in FLOATS if name != "tfloat32")
@@ -56,11 +57,19 @@ class Activation(Instruction):
             "activation, NKI 0.3",
         ),
     )
+    timed: ClassVar[tuple[str, ...]] = ("op",)
     numerics: ClassVar[str] = (
         "op exact in fp32, sums of the unrounded values in fp32, one rounding on write"
     )
     fidelity: ClassVar[str] = "approximate (the hardware's tables are piecewise polynomials)"
-    cost: ClassVar[str] = "max(64, N), 64 more to read the registers"
+    cost: ClassVar[Costs] = Costs(
+        Cost(
+            "max(64, N) + 64",
+            "when it reads the registers",
+            lambda i: i.reduce_res is not None or i.opcode == "activation_reduce",
+        ),
+        Cost("max(64, N)"),
+    )
     example: ClassVar = {
         "op": OPS["exp"],
         "reduce_op": _ADD,
@@ -193,11 +202,12 @@ class Activate2(Instruction):
             "activate2",
         ),
     )
+    timed: ClassVar[tuple[str, ...]] = ("op",)
     numerics: ClassVar[str] = (
         "op exact in fp32, reduces the unrounded values in fp32, one rounding on write"
     )
     fidelity: ClassVar[str] = "approximate (the hardware's tables are piecewise polynomials)"
-    cost: ClassVar[str] = "not published"
+    cost: ClassVar[Costs] = Costs("max(64, N)", words="not published")
     example: ClassVar = {
         "op": _PRELU,
         "op0": OPS["multiply"],

@@ -14,6 +14,7 @@ from ..operators import OPS, Op
 from ..views import NkiTensor
 from . import accumulators, alu
 from .base import READ, WRITE, Instruction, Operand, Rule, Sizes, at_most_one_in_psum
+from .costs import Costs
 from .reductions import ARITHMETIC
 
 _BINARY = tuple(
@@ -37,7 +38,7 @@ class TensorTensorScan(Instruction):
     )
     rules: ClassVar = (at_most_one_in_psum("data0", "data1"),)
     numerics: ClassVar[str] = "fp32 state, one rounding on each write"
-    cost: ClassVar[str] = "2N"
+    cost: ClassVar[Costs] = Costs("2 * N")
     example: ClassVar = {"op0": OPS["multiply"], "op1": OPS["add"]}
 
     dst: NkiTensor
@@ -114,7 +115,7 @@ class TensorScalarCumulative(Instruction):
         Rule("load_reduce loads imm1", _nothing_to_load, "pass imm1", "tensor_scalar_cumulative"),
     )
     numerics: ClassVar[str] = "fp32 registers, one rounding on each write"
-    cost: ClassVar[str] = "not published"
+    cost: ClassVar[Costs] = Costs("max(64, 2 * N)", words="not published")
     example: ClassVar = {"op0": OPS["multiply"], "op1": OPS["add"]}
 
     dst: NkiTensor

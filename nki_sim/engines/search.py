@@ -14,6 +14,7 @@ from ..machine import Program
 from ..views import NkiTensor
 from .alu import write
 from .base import LANES, READ, UPDATE, WRITE, Instruction, Limit, Operand, Rule, Sizes
+from .costs import Costs
 
 SEARCH_WIDTH = Limit(
     "N", 16384, "max8", lowest=8, remedy="search in parts and then among their winners"
@@ -32,7 +33,7 @@ class Max8(Instruction):
     limits: ClassVar = (LANES, SEARCH_WIDTH)
     work: ClassVar[str] = "src"
     numerics: ClassVar[str] = "compares in fp32"
-    cost: ClassVar[str] = "N"
+    cost: ClassVar[Costs] = Costs("N")
 
     dst: NkiTensor
     src: NkiTensor
@@ -57,7 +58,7 @@ class NcFindIndex8(Instruction):
     limits: ClassVar = (LANES, SEARCH_WIDTH)
     work: ClassVar[str] = "data"
     numerics: ClassVar[str] = "compares in fp32; first occurrence first"
-    cost: ClassVar[str] = "N"
+    cost: ClassVar[Costs] = Costs("N")
 
     dst: NkiTensor
     data: NkiTensor
@@ -123,7 +124,7 @@ class NcMatchReplace8(Instruction):
     numerics: ClassVar[str] = (
         "compares in fp32; of equal values the last of vals takes the first position"
     )
-    cost: ClassVar[str] = "N"
+    cost: ClassVar[Costs] = Costs("N")
     example: ClassVar = {"imm": 0.0}
 
     dst: NkiTensor

@@ -13,6 +13,7 @@ from ..machine import Program
 from ..views import NkiTensor
 from .alu import write
 from .base import LANES, READ, WRITE, Instruction, Limit, Operand, Rule
+from .costs import Costs
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +34,7 @@ class BnStats(Instruction):
     )
     work: ClassVar[str] = "data"
     numerics: ClassVar[str] = "fp32 inside (order of sums unspecified), one rounding on write"
-    cost: ClassVar[str] = "max(64, N)"
+    cost: ClassVar[Costs] = Costs("max(64, N)")
 
     dst: NkiTensor
     data: NkiTensor
@@ -72,7 +73,7 @@ class BnAggr(Instruction):
     )
     work: ClassVar[str] = "data"
     numerics: ClassVar[str] = "fp32 inside (order of sums unspecified), one rounding on write"
-    cost: ClassVar[str] = "13N/3"
+    cost: ClassVar[Costs] = Costs("13 * N / 3")
 
     dst: NkiTensor
     data: NkiTensor

@@ -28,6 +28,7 @@ from .base import (
     check_start_partition,
     require_platform,
 )
+from .costs import Cost, Costs
 
 _ADD = OPS["add"]
 _WIDE = ("float32", "tfloat32")
@@ -233,10 +234,22 @@ class NcMatmul(Instruction):
         ),
     )
     work: ClassVar[str] = "moving"
+    timed: ClassVar[tuple[str, ...]] = ("tile_position", "tile_size")
     numerics: ClassVar[str] = (
         "inputs at their type, products and sums in fp32 (order unspecified); transposes exact"
     )
-    cost: ClassVar[str] = "max(min(64, M), N), 4x for fp32, half for double_row"
+    cost: ClassVar[Costs] = Costs(
+        Cost(
+            "2 * max(min(64, M), N)",
+            "for an fp32 transpose",
+            lambda i: i.is_transpose and i.stationary.dtype == "float32",
+        ),
+        Cost("4 * max(min(64, M), N)", "for fp32", lambda i: i.moving.dtype == "float32"),
+        Cost(
+            "max(min(64, M), N)", "for twice the contraction in double_row", lambda i: i.double_row
+        ),
+        Cost("max(min(64, M), N)"),
+    )
 
     dst: NkiTensor
     stationary: NkiTensor
@@ -440,7 +453,15 @@ class NcTranspose(Instruction):
     )
     work: ClassVar[str] = "data"
     numerics: ClassVar[str] = "bit copy"
-    cost: ClassVar[str] = "max(P, min(64, F)) on the tensor engine, max(64, F) on the vector engine"
+    cost: ClassVar[Costs] = Costs(
+        Cost("max(64, F)", "on the vector engine", lambda i: i.engine is Engine.vector),
+        Cost(
+            "2 * max(P, min(64, F))",
+            "for fp32 on the tensor engine",
+            lambda i: i.data.dtype == "float32",
+        ),
+        Cost("max(P, min(64, F))"),
+    )
 
     dst: NkiTensor
     data: NkiTensor

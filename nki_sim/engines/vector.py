@@ -26,6 +26,7 @@ from .base import (
     Sizes,
     at_most_one_in_psum,
 )
+from .costs import Cost, Costs
 
 ANY_TYPE = tuple(TABLE)
 _EXACT_INTEGERS = ("int32", "uint32")
@@ -51,9 +52,14 @@ class TensorTensor(Instruction):
     numerics: ClassVar[str] = (
         "fp32 inside, one rounding on write; int32/uint32 on GpSimd exact; bitwise on raw bits"
     )
-    cost: ClassVar[str] = (
-        "N if an input is in PSUM, or all is contiguous bf16 in SBUF (add, multiply, subtract); "
-        "else 2N"
+    cost: ClassVar[Costs] = Costs(
+        Cost("max(64, N)", "if an input is in PSUM", lambda i: i.reads_psum()),
+        Cost(
+            "max(64, N)",
+            "if all is contiguous bf16 in SBUF (add, multiply, subtract)",
+            lambda i: i.is_fast(),
+        ),
+        Cost("max(64, 2 * N)"),
     )
     example: ClassVar = {"op": OPS["add"]}
 
@@ -79,6 +85,17 @@ class TensorTensor(Instruction):
 
     def _touches_psum(self) -> bool:
         return any(t.buffer is PSUM for _, t in self.tensors())
+
+    def reads_psum(self) -> bool:
+        """Whether an input is in PSUM."""
+        return self.data1.buffer is PSUM or self.data2.buffer is PSUM
+
+    def is_fast(self) -> bool:
+        """Whether it is an addition, subtraction or product of contiguous bf16 in SBUF."""
+        return self.op.name in ("add", "multiply", "subtract") and all(
+            t.dtype == "bfloat16" and t.buffer is not PSUM and t.is_contiguous()
+            for _, t in self.tensors()
+        )
 
     def check(self) -> Sizes:
         alu.require_alu(self.opcode, "op", self.op, ALU_BINARY)
@@ -171,7 +188,9 @@ class TensorScalar(Instruction):
     numerics: ClassVar[str] = (
         "fp32 inside (integers too), one rounding on write; bitwise on raw bits"
     )
-    cost: ClassVar[str] = "max(64, N); 2x or 4x faster for 16-bit tiles in SBUF"
+    cost: ClassVar[Costs] = Costs(
+        "max(64, N)", words="max(64, N); 2x or 4x faster for 16-bit tiles in SBUF"
+    )
     example: ClassVar = {"op0": OPS["multiply"], "op1": OPS["add"]}
 
     dst: NkiTensor
@@ -248,7 +267,18 @@ class ScalarTensorTensor(Instruction):
         Operand("operand1", "PF", READ),
     )
     rules: ClassVar = (at_most_one_in_psum("data", "operand1"),)
-    cost: ClassVar[str] = "N for bf16 subtract or multiply on even N, else 2N"
+    cost: ClassVar[Costs] = Costs(
+        Cost(
+            "max(64, N)",
+            "for bf16 subtract or multiply on even N",
+            lambda i: (
+                i.op1.name in ("subtract", "multiply")
+                and i.data.free % 2 == 0
+                and all(t.dtype == "bfloat16" for t in (i.dst, i.data, i.operand1))
+            ),
+        ),
+        Cost("max(64, 2 * N)"),
+    )
     example: ClassVar = {"op0": OPS["multiply"], "op1": OPS["add"]}
 
     dst: NkiTensor
@@ -280,7 +310,7 @@ class Reciprocal(Instruction):
     opcode: ClassVar[str] = "reciprocal"
     engines: ClassVar = (Engine.vector,)
     operands: ClassVar = (Operand("dst", "PF", WRITE), Operand("data", "PF", READ))
-    cost: ClassVar[str] = "max(64, 8N)"
+    cost: ClassVar[Costs] = Costs("max(64, 8 * N)")
 
     dst: NkiTensor
     data: NkiTensor
@@ -309,7 +339,14 @@ class TensorReduce(Instruction):
     numerics: ClassVar[str] = (
         "fp32 accumulation (order unspecified), one rounding on write; bitwise on raw bits"
     )
-    cost: ClassVar[str] = "N; N/2 for bf16 add and maximum"
+    cost: ClassVar[Costs] = Costs(
+        Cost(
+            "max(64, N / 2)",
+            "for bf16 add and maximum",
+            lambda i: i.op.name in ("add", "maximum") and i.dst.dtype == i.data.dtype == "bfloat16",
+        ),
+        Cost("max(64, N)"),
+    )
     example: ClassVar = {"op": OPS["add"], "axis": 1}
 
     dst: NkiTensor

@@ -24,6 +24,7 @@ from workflow.project import (
     program_files,
     prompt_hashes,
     submission_files,
+    validation_files,
 )
 
 if Path.cwd() != ROOT.resolve():

@@ -1,0 +1,57 @@
+"""``python -m validation --output FILE.json``: predicts every published point and compares."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from nki_sim.install import install
+
+
+def main() -> None:
+    """Run the chosen points, write what was asked for, print the errors."""
+    parser = argparse.ArgumentParser(
+        prog="python -m validation", description=str(__doc__).splitlines()[0]
+    )
+    parser.add_argument("--output", type=Path, required=True, help="JSON: points and errors")
+    parser.add_argument("--table", type=Path, help="the same as Markdown")
+    parser.add_argument("--figure", type=Path, nargs="*", default=[], help="PDF or PNG")
+    parser.add_argument("--only", default="", help="points whose group or id contains this")
+    options = parser.parse_args()
+    os.environ["NKI_SIMULATOR"] = "1"
+    install()
+    from .comparison import compare, load_points, summary
+    from .report import figure, markdown
+    from .workloads import WORKLOADS
+
+    rows = []
+    for point in load_points():
+        if options.only in point.group or options.only in point.id:
+            rows.append(compare(point, WORKLOADS))
+            print(f"{point.id}: {100 * rows[-1]['error']:+.1f} %", flush=True)
+    if not rows:
+        parser.error(f"no point matches {options.only!r}")
+    result = {"basis": "modelled", "points": rows, "summary": summary(rows)}
+    _write(options.output, json.dumps(result, indent=1) + "\n")
+    if options.table:
+        _write(options.table, markdown(result))
+    for path in options.figure:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}{path.suffix}")
+        figure(result, partial)
+        partial.replace(path)
+    print(markdown({**result, "points": []}))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

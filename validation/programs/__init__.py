@@ -1,0 +1,1 @@
+"""Small NKI programs behind published measurements, written from their shapes."""
