@@ -69,6 +69,7 @@ class Options:
     platform_target: str
     torch_dtype: str
     seed: int
+    time_limit_s: int | None
     model_path: Path
     model_manifest: Path | None
     compiled_model_path: Path

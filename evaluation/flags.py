@@ -248,6 +248,8 @@ PLACE = Group("where it runs", (
     Flag("--torch-dtype", _DTYPES, "float32", "type of weights and activations",
          device_default="bfloat16"),
     Flag("--seed", Whole(0, 2**32 - 1), 0, "seed of every random generator"),
+    Flag("--time-limit-s", _COUNT, None, "end the run, as failed, when it takes longer",
+         shown="no limit"),
 ))  # fmt: skip
 
 MODEL = Group("model", (
