@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation import backends, evaluate
+from evaluation import backends, doctor, evaluate
 from evaluation.accuracy import AccuracyReport, compare_logits
 from evaluation.backends import DriverError, prepare
 from evaluation.commandline import DONE, FAILED, INTERRUPTED, Options, explain_absence, parse
@@ -25,6 +25,7 @@ from evaluation.evaluate import LoadModel, Model
 from evaluation.files import FileError, read_json, sha256_json
 from evaluation.flags import (
     COMPILE,
+    DOCTOR,
     EVALUATE_ALL,
     EVALUATE_SINGLE,
     GENERATE,
@@ -74,6 +75,8 @@ def main(
 
 
 def _run(options: Options, load_model: LoadModel) -> int:
+    if options.mode == DOCTOR:
+        return doctor.run(options)
     backend = backends.choose(options, load_model)
     _set_up_process(options)
     backend.set_up_process(options)

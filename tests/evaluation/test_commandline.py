@@ -167,7 +167,7 @@ def test_tolerance_maps_that_are_refused(
 
 REFUSED = {
     "mode with a hyphen": ("--mode evaluate-single", "did you mean evaluate_single?"),
-    "unknown mode": ("--mode doctor", "is not one of generate, validate, evaluate_single"),
+    "unknown mode": ("--mode surgeon", "is not one of generate, validate, evaluate_single"),
     "no mode": ("", "--mode is missing"),
     "unknown flag": ("--mode generate --enable-nkl", "did you mean --enable-nki?"),
     "underscores": ("--mode generate --enable_nki", "did you mean --enable-nki?"),
