@@ -89,6 +89,11 @@ def submission_files() -> list[str]:
     return sorted([*SINGLE_FILES, *inside])
 
 
+def leaderboard_files() -> list[str]:
+    """Return the sources of the leaderboard's one file."""
+    return program_files("model/qwen_with_nki.py", *kernel_sources())
+
+
 def content_sha256(files: Iterable[str]) -> str:
     """Return one hash over the paths and contents of files of the repository."""
     return sha256_json({file: _sha256(file) for file in files})
