@@ -48,7 +48,7 @@ def artefact_inputs(
         "variant": variant,
         **asdict(settings),
         "model_manifest_sha256": model_manifest_sha256,
-        **variant_sources(variant),
+        **variant_sources(variant, settings.backend),
     }
     if variant == "nki":
         inputs["nki_sim"] = simulator_hash()

@@ -1,5 +1,6 @@
 """The submission archive: what goes in, what is refused, and proof that it works elsewhere.
 
+At the top lies qwen_with_nki.py, the one file for the leaderboard, made from the sources beside it.
 The archive keeps the repository's folders: `kernels/`, `model/` and `nki_sim/`, beside them
 `test_nki_kernels.py`, the report, the results and the README. The challenge's list names the kernel
 files flat; copying them to the top as well would give two versions of each, of which the tests can
@@ -26,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_IFMT, S_IFREG
 from typing import Any
 
+from evaluation import onefile
 from evaluation.bundle_readme import write_readme
 from evaluation.files import read_json, to_json, write_atomically
 from evaluation.records import RecordError, load_record
@@ -102,6 +104,7 @@ def write_archive(
     members = {**dict(_sources(root)), **dict(_report_files(tex))}
     for name, path in ((RECORD, record_path), (REPORT_TEX, tex), (REPORT_PDF, pdf)):
         members[name] = _read(path)
+    members[onefile.FILE_NAME] = _leaderboard_file(root, record)
     _require_complete(members, record)
     _require_one_origin(members, record)
     members[README] = write_readme(record, _hash(members[RECORD]), members).encode("utf-8")
@@ -181,9 +184,19 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
+def _leaderboard_file(root: Path, record: Mapping[str, Any]) -> bytes:
+    """Return the model with its kernels as one file, of the sources that go in beside it."""
+    try:
+        made = onefile.bundle(root, record["provenance"].get("commit"))
+    except onefile.OneFileError as error:
+        raise BundleError(f"{onefile.FILE_NAME} cannot be made: {error}") from error
+    return made.text.encode("utf-8")
+
+
 def _require_complete(members: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
     measured = {f"kernels/{kernel['file']}" for kernel in record["nki_kernels_implemented"]}
     needed = {*SINGLE_FILES, *REQUIRED, *measured, RECORD, REPORT_TEX, REPORT_PDF}
+    needed.add(onefile.FILE_NAME)
     if missing := sorted(needed - members.keys()):
         raise BundleError(f"the submission lacks {', '.join(missing)}")
 

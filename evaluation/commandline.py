@@ -69,6 +69,7 @@ class Options:
     platform_target: str
     torch_dtype: str
     seed: int
+    time_limit_s: int | None
     model_path: Path
     model_manifest: Path | None
     compiled_model_path: Path
@@ -270,7 +271,7 @@ Problems = Iterator[str]
 
 def _a_task(request: Request) -> Problems:
     if request.mode is None:
-        modes = ", ".join(flags.MODES)
+        modes = ", ".join((*flags.MODES, flags.DOCTOR))
         yield f"--mode is missing: choose one of {modes}, or --compile-only"
     elif request["compile_only"] and request["mode"]:
         yield (
@@ -302,6 +303,8 @@ def _one_model(request: Request) -> Problems:
 
 
 def _paths(request: Request) -> Problems:
+    if request.mode == flags.DOCTOR:
+        return  # it looks where the workflow puts them
     if request["model_path"] is None:
         yield (
             "--model-path is missing: the folder of a Hugging Face checkpoint. "
@@ -430,9 +433,13 @@ def _options(request: Request) -> Options:
         keys = (flag.key for group in DEVICE for flag in group.flags)
         device = {key: request[key] for key in keys if request[key] is not None}
         device["qwen"] = request["qwen"]
+    values = {name: request[name] for name in sorted(names)}
+    if request.mode == flags.DOCTOR:
+        variant = "nki" if _wants_nki(request) else "baseline"
+        values["model_path"] = values["model_path"] or flags.ROOT / "results" / "model"
+        values["compiled_model_path"] = (
+            values["compiled_model_path"] or flags.ROOT / "results" / "compiled" / variant
+        )
     return Options(
-        mode=request.mode or GENERATE,
-        enable_nki=_wants_nki(request),
-        device=device,
-        **{name: request[name] for name in sorted(names)},
+        mode=request.mode or GENERATE, enable_nki=_wants_nki(request), device=device, **values
     )

@@ -6,7 +6,6 @@ Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 fail
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -17,31 +16,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation import artefact, evaluate
+from evaluation import backends, doctor, evaluate
 from evaluation.accuracy import AccuracyReport, compare_logits
+from evaluation.backends import DriverError, prepare
 from evaluation.commandline import DONE, FAILED, INTERRUPTED, Options, explain_absence, parse
 from evaluation.console import Progress, accuracy_table, evaluation_table
-from evaluation.evaluate import Model
+from evaluation.evaluate import LoadModel, Model
 from evaluation.files import FileError, read_json, sha256_json
 from evaluation.flags import (
     COMPILE,
+    DOCTOR,
     EVALUATE_ALL,
     EVALUATE_SINGLE,
     GENERATE,
     NEURON,
-    ROOT,
-    SIMULATOR,
     VALIDATE,
 )
+from evaluation.notes import device_notes, fallback_note, simulator_notes
+from evaluation.own_process import evaluate_baseline
 from evaluation.prompts import Prompt
-from evaluation.provenance import nki_version
-from evaluation.scoring import ScoringError, load_baselines
-from evaluation.session import DriverError, LoadModel, Session, chosen_prompts, prepare
+from evaluation.session import Session, chosen_prompts
+from evaluation.timelimit import time_limit
 
 if TYPE_CHECKING:
     import torch
 
-BASELINES_FILE = ROOT / "config" / "baselines.yaml"
+    from model.generation import Generation
+
 _OUR_PARTS = ("evaluation", "kernels", "model", "nki_sim")
 
 Evaluation = dict[str, Any]
@@ -74,11 +75,15 @@ def main(
 
 
 def _run(options: Options, load_model: LoadModel) -> int:
-    _require_backend(options)
+    if options.mode == DOCTOR:
+        return doctor.run(options)
+    backend = backends.choose(options, load_model)
     _set_up_process(options)
+    backend.set_up_process(options)
     progress = Progress(quiet=options.quiet)
     try:
-        return MODES[options.mode](Session.open(options, load_model, progress))
+        with time_limit(options.time_limit_s):
+            return MODES[options.mode](Session.open(options, backend, progress))
     finally:
         progress.clear()
 
@@ -106,46 +111,13 @@ def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{hint}"
 
 
-def _require_backend(options: Options) -> None:
-    """Refuse the backends that this build does not drive, before any work."""
-    if options.backend == SIMULATOR:
-        return
-    if options.backend == NEURON:
-        what = "the device"
-        wanted = {
-            "the package torch_neuronx": _has_package("torch_neuronx"),
-            "the package neuronx_distributed_inference": _has_package(
-                "neuronx_distributed_inference"
-            ),
-            "a Neuron device (/dev/neuron0)": Path("/dev/neuron0").exists(),
-        }
-    else:
-        what = "the simulator of the Neuron SDK"
-        wanted = {
-            "the package nki of Neuron SDK 2.29 or newer": nki_version() not in ("nki_sim", "none")
-        }
-    missing = [name for name, found in wanted.items() if not found]
-    lacking = f" This machine lacks {', '.join(missing)}." if missing else ""
-    raise DriverError(
-        f"--backend {options.backend}: this build runs on the CPU simulator alone; what drives "
-        f"{what} is not part of it yet.{lacking} Nothing was run. Leave out --backend (or write "
-        f"--backend {SIMULATOR}) to run the same kernels here"
-    )
-
-
-def _has_package(name: str) -> bool:
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(name) is not None
-
-
 def _set_up_process(options: Options) -> None:
-    """Keep the Hub out, and let `nki` be the simulator where the SDK is installed too."""
+    """Keep the Hub out, and say what is compiled for."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # One thread unless the user says otherwise: sums then do not depend on how many cores there
     # are, and the small products of a decode step do not wait for threads to wake up.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ["NKI_SIMULATOR"] = "1"
     os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = options.platform_target
 
 
@@ -158,7 +130,7 @@ def _each(session: Session, prompts: Sequence[Prompt]) -> Iterator[Prompt]:
 
 def compile_only(session: Session) -> int:
     """Compile the artefact and tell its key."""
-    key = prepare(session)
+    key = prepare(session)["key"]
     session.show(f"{session.options.compiled_model_path}: {session.options.variant}, key {key}")
     return DONE
 
@@ -195,11 +167,15 @@ def validate(session: Session) -> int:
     prompts = chosen_prompts(session.options)
     encoded = session.encode(prompts)
     prepare(session)
-    baseline, nki = session.load("baseline"), session.load("nki")
-    reports = [
-        _compare(session, baseline, nki, input_ids)
-        for _, input_ids in zip(_each(session, prompts), encoded, strict=True)
-    ]
+    with tempfile.TemporaryDirectory(prefix="validation-") as temporary:
+        expected = _expected(session, prompts, encoded, Path(temporary))
+        nki = session.load("nki")
+        reports = [
+            _compare(session, reference, nki, input_ids)
+            for _, input_ids, reference in zip(
+                _each(session, prompts), encoded, expected, strict=True
+            )
+        ]
     session.show("\n".join([accuracy_table(prompts, reports), *_fallbacks_of_this_process()]))
     failed = [str(p.id) for p, report in zip(prompts, reports, strict=True) if not report.passed]
     session.show("FAIL" if failed else "PASS")
@@ -210,28 +186,49 @@ def _fallbacks_of_this_process() -> Iterator[str]:
     from model import dispatch
 
     for fallback in dispatch.fallbacks():
-        yield _fallback(fallback.kernel, fallback.reason)
+        yield fallback_note(fallback.kernel, fallback.reason)
 
 
-def _fallback(kernel: str, reason: str) -> str:
-    return f"No kernel ran for {kernel}, but plain torch: {reason}"
+def _expected(
+    session: Session, prompts: Sequence[Prompt], encoded: Sequence[torch.Tensor], folder: Path
+) -> Iterator[Generation | evaluate.Reference]:
+    """Return the baseline's tokens and logits of each prompt, one after the other.
+
+    Where one process holds one model, the baseline has run in another before this returns.
+    """
+    if session.backend.one_model_per_process:
+        evaluate_baseline(session.options, prompts, folder / "baseline")
+        subject = session.subject("baseline", "")
+        return iter(
+            evaluate.read_reference(folder / "baseline", prompt, subject, session.settings)
+            for prompt in prompts
+        )
+    baseline = session.load("baseline")
+    return iter(_run_baseline(session, baseline, input_ids) for input_ids in encoded)
+
+
+def _run_baseline(session: Session, baseline: Model, input_ids: torch.Tensor) -> Generation:
+    count = session.options.num_tokens_to_check or session.settings.new_tokens(len(input_ids))
+    session.progress(f"baseline, {count} tokens")
+    return baseline.generate(input_ids, count)
 
 
 def _compare(
-    session: Session, baseline: Model, nki: Model, input_ids: torch.Tensor
+    session: Session,
+    expected: Generation | evaluate.Reference,
+    nki: Model,
+    input_ids: torch.Tensor,
 ) -> AccuracyReport:
-    """Run both models on the baseline's tokens and apply the accuracy rule."""
+    """Run the model on the baseline's tokens and apply the accuracy rule."""
     import torch
 
-    options = session.options
-    count = options.num_tokens_to_check or session.settings.new_tokens(len(input_ids))
-    session.progress(f"baseline, {count} tokens")
-    expected = baseline.generate(input_ids, count)
+    count = session.options.num_tokens_to_check or len(expected.tokens)
     session.progress(f"nki, {count} tokens")
-    actual = nki.generate(input_ids, count, forced_tokens=torch.from_numpy(expected.tokens))
+    forced = torch.from_numpy(expected.tokens)
+    actual = nki.generate(input_ids, count, forced_tokens=forced)
     return compare_logits(
-        expected.tokens,
-        expected.logits,
+        expected.tokens[:count],
+        expected.logits[:count],
         actual.logits,
         session.rule.tolerance_map,
         session.rule.divergence_difference_tolerance,
@@ -256,11 +253,12 @@ def evaluate_prompts(session: Session) -> int:
     prompts = chosen_prompts(options)
     _require_writable(options)
     session.encode(prompts)  # a prompt that does not fit ends the run before any is measured
-    key = prepare(session)
+    compiled = prepare(session)
     with _output_paths(options) as paths:
-        evaluations = _evaluate_variants(session, prompts, key, paths)
+        evaluations = _evaluate_variants(session, prompts, compiled, paths)
     session.show(evaluation_table(evaluations))
-    session.show("\n".join(_notes(options, prompts, evaluations)))
+    notes = device_notes if options.backend == NEURON else simulator_notes
+    session.show("\n".join(notes(options, prompts, evaluations)))
     failed = [
         str(evaluation["prompt"]["id"])
         for evaluation in evaluations
@@ -304,35 +302,43 @@ def _output_paths(options: Options) -> Iterator[Paths]:
 
 
 def _evaluate_variants(
-    session: Session, prompts: Sequence[Prompt], key: str, paths: Paths
+    session: Session, prompts: Sequence[Prompt], compiled: backends.Manifest, paths: Paths
 ) -> list[Evaluation]:
     """Evaluate the variant that is asked for, and before it the baseline that it needs."""
     options = session.options
     if options.enable_nki and options.baseline_path is None:
-        # The baseline has no kernels, so its artefact is its key and need not be on the disk.
-        inputs = artefact.artefact_inputs(
-            "baseline", session.manifest["sha256"], session.compile_settings
-        )
-        reference = Candidate(session, session.subject("baseline", sha256_json(inputs)))
-        for prompt in _each(session, prompts):
-            reference.evaluate(prompt, paths.baseline / f"prompt_{prompt.id}.json")
-    asked = Candidate(session, session.subject(options.variant, key), paths.baseline)
+        if session.backend.one_model_per_process:
+            evaluate_baseline(options, prompts, paths.baseline)
+        else:
+            # The baseline has no kernels: its artefact is its key and need not be on the disk.
+            key = sha256_json(session.backend.inputs(session, "baseline"))
+            reference = Candidate(session, session.subject("baseline", key))
+            for prompt in _each(session, prompts):
+                reference.evaluate(prompt, paths.baseline / f"prompt_{prompt.id}.json")
+    subject = session.subject(options.variant, compiled["key"])
+    asked = Candidate(session, subject, paths.baseline, compiled)
     return [asked.evaluate(prompt, paths.file(prompt)) for prompt in _each(session, prompts)]
 
 
 class Candidate:
     """A variant under evaluation; its model is loaded when the first prompt needs it.
 
-    `baseline` is the folder of the evaluations that the variant "nki" is compared with.
+    `baseline` is the folder of the evaluations that the variant "nki" is compared with, `compiled`
+    the manifest of the artefact that is loaded.
     """
 
     def __init__(
-        self, session: Session, subject: evaluate.Subject, baseline: Path | None = None
+        self,
+        session: Session,
+        subject: evaluate.Subject,
+        baseline: Path | None = None,
+        compiled: backends.Manifest | None = None,
     ) -> None:
         self._session = session
         self._subject = subject
         self._baseline = baseline if subject.variant == "nki" else None
         self._model: Model | None = None
+        self._graphs = session.backend.graphs(session, compiled) if compiled is not None else None
 
     def evaluate(self, prompt: Prompt, output: Path) -> Evaluation:
         """Return the evaluation of a prompt: with `--resume` the one in `output` if it fits."""
@@ -352,6 +358,7 @@ class Candidate:
                 self._baseline,
                 session.rule,
                 session.progress,
+                self._graphs,
             )
 
     def _kept(self, prompt: Prompt, output: Path) -> Evaluation | None:
@@ -393,48 +400,6 @@ class Candidate:
             and tolerances == dict(rule.tolerance_map)
             and accuracy["divergence_tolerance"] == rule.divergence_difference_tolerance
         )
-
-
-def _notes(
-    options: Options, prompts: Sequence[Prompt], evaluations: Sequence[Evaluation]
-) -> Iterator[str]:
-    """Say what the figures are, what they are not, and where they were written."""
-    yield f"Times are means of {options.timed_runs} runs: {evaluations[0]['host_time']['what']}."
-    yield (
-        "No score: it is made of latencies of a device, and this backend has none. "
-        + _score_baseline(options, prompts)
-    )
-    fallbacks = [entry for evaluation in evaluations for entry in evaluation.get("fallbacks", [])]
-    yield from dict.fromkeys(_fallback(entry["kernel"], entry["reason"]) for entry in fallbacks)
-    if options.team_id or options.member_id:
-        who = [f"team {options.team_id}"] if options.team_id else []
-        who += [f"member {options.member_id}"] if options.member_id else []
-        yield f"Run for {', '.join(who)}."
-    if options.output is not None:
-        yield f"Written to {options.output}"
-
-
-def _score_baseline(options: Options, prompts: Sequence[Prompt]) -> str:
-    """Say which latency and throughput a score would divide by."""
-    if options.base_latency is not None:
-        return (
-            f"It would divide by {options.base_latency:g} ms and {options.base_throughput:g} tok/s "
-            "(from the command line)."
-        )
-    if options.prompts:
-        return "No baseline is published for this prompt (--base-latency, --base-throughput)."
-    try:
-        published = load_baselines(BASELINES_FILE, options.platform_target)
-        figures = [published.for_prompt(prompt.id) for prompt in prompts]
-    except ScoringError as error:
-        return f"{error}."
-    first = figures[0]
-    what = (
-        f"{first.latency_ms:g} ms and {first.throughput_tok_s:g} tok/s"
-        if len(figures) == 1
-        else f"figures of prompts {first.prompt_id} to {figures[-1].prompt_id}"
-    )
-    return f"It would divide by the published {what} ({published.source}, {published.date})."
 
 
 MODES: dict[str, Callable[[Session], int]] = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ SIMULATION_TIME = (
     "wall time of the CPU run; the kernels are simulated, so this is no Trainium latency"
 )
 CPU_TIME = "wall time of the CPU run, without kernels; this is no Trainium latency"
+DEVICE_TIME = (
+    "wall time of a generation on the Trainium, the host's work between the graphs included"
+)
 
 
 _DECISIVE_SETTINGS = ("sequence_length", "max_new_tokens", "dtype", "seed")
@@ -61,6 +64,37 @@ class Model(Protocol):
         forced_tokens: torch.Tensor | None = None,
     ) -> Generation:
         """Generate greedily; the token fed at step i + 1 is forced_tokens[i] where given."""
+
+
+class Timed(Protocol):
+    """A timed generation: tokens [N], seconds of the prefill and of each decode step."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+
+    @property
+    def prefill_s(self) -> float: ...
+
+    @property
+    def decode_s(self) -> list[float]: ...
+
+
+class DeviceModel(Model, Protocol):
+    """A model on a device, whose logits cost time to fetch and are left out of timed runs."""
+
+    def generate_timed(self, input_ids: torch.Tensor, new_tokens: int) -> Timed:
+        """Generate greedily; no logits."""
+
+
+class Graphs(Protocol):
+    """The compiled graphs of a device, which tell what the run itself cannot."""
+
+    def describe(self, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+        """Return "launches", "fallbacks", "mac_ratio" and "device" of an evaluation."""
+
+
+LoadModel = Callable[[str, Path, str], Any]
+"""(variant, model path, dtype) -> model with `prefill` and `decode` (`model.generation.Steps`)."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +169,14 @@ def evaluate_prompt(
     baseline_directory: Path | None = None,
     rule: Rule | None = None,
     progress: Progress = lambda line: None,
+    graphs: Graphs | None = None,
 ) -> dict[str, Any]:
     """Run the benchmark of one prompt, write the evaluation to `output` and return it.
 
-    The baseline leaves its tokens and logits beside `output` as an .npz file. The variant "nki" is
-    compared with the one in `baseline_directory`, which must be of the same model, prompt and
-    settings. An accuracy that fails the rule is recorded, not raised.
+    With `graphs`, those of a device, `model` is a DeviceModel, and launches and fallbacks come
+    from them. The baseline leaves its tokens and logits beside `output` as an .npz file. The
+    variant "nki" is compared with the one in `baseline_directory`, which must be of the same
+    model, prompt and settings. An accuracy that fails the rule is recorded, not raised.
 
     Raises EvaluationError for a prompt that is too long, a foreign or missing baseline, runs that
     disagree with each other, and launches that differ from what the architecture demands.
@@ -155,14 +191,20 @@ def evaluate_prompt(
         reference = read_reference(baseline_directory, prompt, subject, settings)
     tokenizer = _tokenizer(subject.model_path)
     input_ids = encode(tokenizer, prompt, settings)
-    run = _measure(model, input_ids, settings, is_nki, progress)
+    if graphs is None:
+        run = _measure(model, input_ids, settings, is_nki, progress)
+    else:
+        run = _measure_device(cast(DeviceModel, model), input_ids, settings, progress)
     evaluation = _describe(prompt, subject, settings, len(input_ids), run)
-    evaluation["text"] = tokenizer.decode(run.first.tokens.tolist(), skip_special_tokens=True)
+    evaluation["text"] = tokenizer.decode(run.observed.tokens.tolist(), skip_special_tokens=True)
     if reference is not None:
-        report = _accuracy(model, input_ids, run.first, reference, rule or Rule(), progress)
+        report = _accuracy(model, input_ids, run.observed, reference, rule or Rule(), progress)
         evaluation["accuracy"] = report.to_dict()
-        evaluation["launches"] = _launches(model, input_ids, run, subject.model_path)
-        evaluation["fallbacks"] = run.fallbacks
+        if graphs is None:
+            evaluation["launches"] = _launches(model, input_ids, run, subject.model_path)
+            evaluation["fallbacks"] = run.fallbacks
+    if graphs is not None:
+        evaluation |= graphs.describe(len(input_ids), len(run.observed.tokens))
     evaluation["inputs"] = _inputs(subject, reference)
     evaluation["provenance"] = provenance()
     if not is_nki:
@@ -170,7 +212,7 @@ def evaluate_prompt(
         logits_file = output.with_suffix(".npz")
         evaluation["logits"] = {
             "file": logits_file.name,
-            "sha256": _write_logits(logits_file, run.first),
+            "sha256": _write_logits(logits_file, run.observed),
         }
     write_json(output, evaluation)
     return evaluation
@@ -232,16 +274,17 @@ def read_reference(
 
 @dataclass(frozen=True)
 class _Run:
-    """The timed runs of one prompt: times, results, kernel launches of each run, fallbacks."""
+    """The timed runs of one prompt: times, results, kernel launches of each run, fallbacks.
+
+    `observed` is the generation whose logits were kept: the first timed one, or on a device one
+    more.
+    """
 
     samples: Samples
-    results: list[Generation]
-    launches: list[Counter[str]]
-    fallbacks: list[dict[str, str]]
-
-    @property
-    def first(self) -> Generation:
-        return self.results[0]
+    results: Sequence[Timed]
+    observed: Generation
+    launches: list[Counter[str]] = field(default_factory=list)
+    fallbacks: list[dict[str, str]] = field(default_factory=list)
 
 
 def _measure(
@@ -260,13 +303,33 @@ def _measure(
     if is_nki:
         _forget_fallbacks()
     samples, results = run_benchmark(generate, settings.warmup_runs, settings.timed_runs, progress)
-    for number, result in enumerate(results[1:], start=2):
-        if not np.array_equal(result.tokens, results[0].tokens):
-            raise EvaluationError(
-                f"timed run {number} chose other tokens than run 1; greedy runs must agree"
-            )
+    _require_equal_tokens(results, results[0])
     timed_counts = counts[settings.warmup_runs :]
-    return _Run(samples, results, timed_counts, _fallbacks() if is_nki else [])
+    return _Run(samples, results, results[0], timed_counts, _fallbacks() if is_nki else [])
+
+
+def _measure_device(
+    model: DeviceModel, input_ids: torch.Tensor, settings: Settings, progress: Progress
+) -> _Run:
+    new_tokens = settings.new_tokens(len(input_ids))
+    samples, results = run_benchmark(
+        lambda: model.generate_timed(input_ids, new_tokens),
+        settings.warmup_runs,
+        settings.timed_runs,
+        progress,
+    )
+    progress("one more run, for its logits")
+    observed = model.generate(input_ids, new_tokens)
+    _require_equal_tokens(results, observed)
+    return _Run(samples, results, observed)
+
+
+def _require_equal_tokens(results: Sequence[Timed], first: Timed) -> None:
+    for number, result in enumerate(results, start=1):
+        if not np.array_equal(result.tokens, first.tokens):
+            raise EvaluationError(
+                f"timed run {number} chose other tokens than another run; greedy runs must agree"
+            )
 
 
 def _counted(function: Callable[[], Generation]) -> tuple[Generation, Counter[str]]:
@@ -303,7 +366,7 @@ def _launches(
     if any(count != run.launches[0] for count in run.launches):
         raise EvaluationError("the timed runs launched different numbers of kernels")
     _, prefill = _counted(lambda: model.generate(input_ids, 1))
-    steps = len(run.first.tokens) - 1
+    steps = len(run.observed.tokens) - 1
     decode_step: dict[str, int] = {}
     for kernel, total in run.launches[0].items():
         launched, remainder = divmod(total - prefill[kernel], steps)
@@ -388,25 +451,31 @@ def _describe(
             "name": prompt.name,
             "sha256": prompt.sha256,
             "input_tokens": input_tokens,
-            "output_tokens": len(run.first.tokens),
+            "output_tokens": len(run.observed.tokens),
         },
         "settings": asdict(settings),
         "host_time": {
             "basis": "measured",
-            "what": SIMULATION_TIME if subject.variant == "nki" else CPU_TIME,
+            "what": _what_is_timed(subject),
             "end_to_end_s": list(run.samples.end_to_end_s),
             "context_encoding_s": [result.prefill_s for result in run.results],
             "token_generation_s": [list(result.decode_s) for result in run.results],
         },
-        "tokens": run.first.tokens.tolist(),
+        "tokens": run.observed.tokens.tolist(),
     }
+
+
+def _what_is_timed(subject: Subject) -> str:
+    if subject.backend == "neuron":
+        return DEVICE_TIME
+    return SIMULATION_TIME if subject.variant == "nki" else CPU_TIME
 
 
 def _inputs(subject: Subject, reference: Reference | None) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "model_manifest_sha256": subject.model_manifest_sha256,
         "artefact_key": subject.artefact_key,
-        **variant_sources(subject.variant),
+        **variant_sources(subject.variant, subject.backend),
     }
     if reference is not None:
         inputs["baseline_logits_sha256"] = reference.sha256

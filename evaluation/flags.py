@@ -25,10 +25,10 @@ SIMULATOR, NEURON_SIMULATOR, NEURON = BACKENDS = ("simulator", "neuron-simulator
 GENERATE, VALIDATE, EVALUATE_SINGLE, EVALUATE_ALL = MODES = (
     "generate", "validate", "evaluate_single", "evaluate_all",
 )  # fmt: skip
-COMPILE = "compile_only"
+COMPILE, DOCTOR = "compile_only", "doctor"
 EVALUATE = (EVALUATE_SINGLE, EVALUATE_ALL)
 JUDGE = (VALIDATE, *EVALUATE)
-EVERY_MODE = (*MODES, COMPILE)
+EVERY_MODE = (*MODES, COMPILE, DOCTOR)
 
 ToleranceMap = dict[str, tuple[float, float]]
 
@@ -228,10 +228,10 @@ _DTYPES = OneOf(("float32", "bfloat16", "float16"))
 _COUNT, _INDEX, _POSITIVE = Whole(1), Whole(0), Number(positive=True)
 
 TASK = Group("what to do", (
-    Flag("--mode", OneOf(MODES), None,
+    Flag("--mode", OneOf((*MODES, DOCTOR)), None,
          "generate: print the continuation of prompts; validate: compare the NKI model with the "
          "baseline; evaluate_single: measure one prompt; evaluate_all: measure every prompt of "
-         "the prompts file"),
+         "the prompts file; doctor: look at what a run needs and this machine lacks"),
     Flag("--compile-only", switch, False, "compile into --compiled-model-path and stop; instead of "
          "--mode"),
     Flag("--enable-nki", switch, False, "the model whose layers are carried out by the NKI "
@@ -248,6 +248,8 @@ PLACE = Group("where it runs", (
     Flag("--torch-dtype", _DTYPES, "float32", "type of weights and activations",
          device_default="bfloat16"),
     Flag("--seed", Whole(0, 2**32 - 1), 0, "seed of every random generator"),
+    Flag("--time-limit-s", _COUNT, None, "end the run, as failed, when it takes longer",
+         shown="no limit"),
 ))  # fmt: skip
 
 MODEL = Group("model", (
@@ -289,8 +291,9 @@ ACCURACY = Group("accuracy", (
 ))  # fmt: skip
 
 MEASURING = Group("measuring and records", (
-    Flag("--warmup-runs", _INDEX, 1, "runs before the timed ones", modes=EVALUATE),
-    Flag("--timed-runs", _COUNT, 3, "timed runs; every sample is kept", modes=EVALUATE,
+    Flag("--warmup-runs", _INDEX, 1, "runs before the timed ones", modes=(*EVALUATE, DOCTOR)),
+    Flag("--timed-runs", _COUNT, 3, "timed runs; every sample is kept",
+         modes=(*EVALUATE, DOCTOR),
          device_default=20),
     Flag("--output", path, None, "evaluate_single: evaluation file to write; evaluate_all: folder "
          "that gets <variant>/prompt_<id>.json", modes=EVALUATE),

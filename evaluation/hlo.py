@@ -179,7 +179,7 @@ def _call(instruction: Any) -> Call:
         raise HloError(
             f"{where}: its backend configuration is not JSON in base64: {error}"
         ) from error
-    macs = config.get("mac_count") if isinstance(config, dict) else None
+    macs: Any = config.get("mac_count") if isinstance(config, dict) else None
     # The challenge takes int() of it, which accepts digits in a string and 1e6, too.
     digits = isinstance(macs, str) and macs.strip().isdecimal()
     if digits or (isinstance(macs, float) and macs.is_integer()):

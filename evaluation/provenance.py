@@ -19,10 +19,18 @@ from evaluation.imports import closure
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-MODEL_MODULES = {"baseline": "baseline.py", "nki": "qwen_cpu.py"}
-"""The module in model/ that each variant is loaded from."""
+_ON_CPU = {"baseline": "baseline.py", "nki": "qwen_cpu.py"}
+MODEL_MODULES = {
+    "simulator": _ON_CPU,
+    "neuron-simulator": _ON_CPU,
+    "neuron": {"baseline": "qwen.py", "nki": "qwen_with_nki.py"},
+}
+"""The module in model/ that each variant is loaded from, by backend."""
 
-_PACKAGES = ("torch", "transformers", "numpy", "ml_dtypes", "snakemake")
+_PACKAGES = (
+    "torch", "transformers", "numpy", "ml_dtypes", "snakemake", "torch-neuronx", "neuronx-cc",
+    "neuronx-distributed", "neuronx-distributed-inference", "libneuronxla",
+)  # fmt: skip
 _NKI_DISTRIBUTIONS = ("nki", "neuronx-cc")
 
 
@@ -89,13 +97,15 @@ def machine() -> dict[str, Any]:
     return described
 
 
-def variant_sources(variant: str, repository: Path = REPOSITORY) -> dict[str, dict[str, str]]:
+def variant_sources(
+    variant: str, backend: str = "simulator", repository: Path = REPOSITORY
+) -> dict[str, dict[str, str]]:
     """Return {"kernels": {relative path: SHA-256}, "model_code": {...}} of what a variant runs.
 
     These are the model's entry module and whatever it imports from model/ and kernels/, directly or
     not, and for the variant "nki" the kernels' own files, which are loaded by name.
     """
-    programs = [f"model/{MODEL_MODULES[variant]}"]
+    programs = [f"model/{MODEL_MODULES[backend][variant]}"]
     if variant == "nki":
         from kernels.specs import SPECS
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from evaluation import artefact, evaluate
 from evaluation.accuracy import CHALLENGE_TOLERANCES
+from evaluation.backends import Backend, DriverError
 from evaluation.commandline import MAKE_MODEL, Options
 from evaluation.console import Progress
 from evaluation.evaluate import Model
-from evaluation.files import FileError, read_json
-from evaluation.flags import COMPILE, GENERATE
+from evaluation.flags import GENERATE
 from evaluation.prompts import Prompt, load_prompts
 
 if TYPE_CHECKING:
@@ -28,25 +24,18 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT = "I believe the meaning of life is"
 """What the challenge's driver continues when no prompt is given."""
 
-LoadModel = Callable[[str, Path, str], Any]
-"""(variant, model path, dtype) -> model with `prefill` and `decode` (`model.generation.Steps`)."""
-
-
-class DriverError(RuntimeError):
-    """What was asked for cannot be done here; the message says what to do."""
-
 
 @dataclass(frozen=True)
 class Session:
     """One run of main.py: its options, the checkpoint's description, and how to tell progress."""
 
     options: Options
-    load_model: LoadModel
+    backend: Backend
     progress: Progress
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, options: Options, load_model: LoadModel, progress: Progress) -> Session:
+    def open(cls, options: Options, backend: Backend, progress: Progress) -> Session:
         """Hash the checkpoint's files; DriverError for none, ManifestError for a damaged one."""
         if not (options.model_path / "config.json").is_file():
             raise DriverError(
@@ -60,7 +49,7 @@ class Session:
         else:
             described = manifest.read(options.model_manifest)
             manifest.verify(options.model_path, described)
-        return cls(options, load_model, progress, described)
+        return cls(options, backend, progress, described)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -108,15 +97,9 @@ class Session:
         print(text, flush=True)
 
     def load(self, variant: str) -> Model:
-        """Seed the random generators and load the model of a variant; it tells its decode steps."""
-        import torch
-
+        """Load the model of a variant."""
         self.progress(f"loading the {variant} model")
-        random.seed(self.options.seed)
-        np.random.seed(self.options.seed)
-        torch.manual_seed(self.options.seed)
-        model = self.load_model(variant, self.options.model_path, self.options.torch_dtype)
-        return Telling(model, self.progress)
+        return self.backend.load(self, variant)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
         """Return the token ids of each prompt; EvaluationError for one that does not fit."""
@@ -165,53 +148,6 @@ class Telling:
         self._step += 1
         self._progress.step("decode step", self._step, self._steps)
         return logits
-
-
-def prepare(session: Session) -> str:
-    """Return the key of the artefact to run: checked with `--skip-compile`, else made if stale."""
-    options = session.options
-    if options.skip_compile:
-        return _checked_key(session)
-    _require_own_folder(options.compiled_model_path)
-    if options.mode != COMPILE:
-        try:
-            return _checked_key(session)
-        except artefact.ArtefactMismatch:
-            pass  # absent or of something else: made anew
-    with session.progress.part(f"compiling {options.variant}"):
-        compiled = artefact.compile_artefact(
-            options.variant,
-            options.model_path,
-            session.manifest,
-            session.compile_settings,
-            options.compiled_model_path,
-            session.progress,
-        )
-    return str(compiled["key"])
-
-
-def _checked_key(session: Session) -> str:
-    options = session.options
-    compiled = artefact.check_artefact(
-        options.compiled_model_path, options.variant, session.manifest, session.compile_settings
-    )
-    return str(compiled["key"])
-
-
-def _require_own_folder(directory: Path) -> None:
-    """Refuse to compile into a folder that holds anything else than an artefact of ours."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        found = read_json(directory / "manifest.json")
-        ours = isinstance(found, dict) and {"key", "variant", "inputs"} <= found.keys()
-    except FileError:
-        ours = False
-    if not ours:
-        raise DriverError(
-            f"--compiled-model-path {directory} exists and holds no artefact of this program; "
-            "nothing in it was touched. Name another folder, or empty this one"
-        )
 
 
 def chosen_prompts(options: Options) -> list[Prompt]:

@@ -95,7 +95,7 @@ def test_help_loads_neither_torch_nor_the_kernels(tmp_path: Path) -> None:
     ("--mode generate", 2, "--model-path is missing"),
     ("--mode generate --model-path absent --compiled-model-path c", 1, "no Hugging Face"),
     ("--mode generate --model-path absent --compiled-model-path c --backend neuron", 1,
-     "not part of it yet"),
+     "this machine lacks the package torch-neuronx"),
 ])  # fmt: skip
 def test_exit_status_and_message(arguments: str, status: int, says: str, tmp_path: Path) -> None:
     run = start(*arguments.split(), cwd=tmp_path)

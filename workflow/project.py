@@ -24,15 +24,25 @@ READS = {
 }
 """Data files of the project that modules read: an edit there counts like one of the module."""
 
-_ONLY_PRINTS = ("evaluation.console", "evaluation.scoring")
+_ONLY_PRINTS = ("evaluation.console", "evaluation.notes", "evaluation.scores", "evaluation.scoring")
+_ONLY_ON_DEVICE = tuple(
+    f"evaluation.{name}"
+    for name in (
+        "doctor", "hlo", "mac_ratio", "neuron", "neuron_artefact", "neuron_graphs", "own_process",
+        "sdk", "timelimit",
+    )
+)  # fmt: skip
 WITHOUT = {
     "compile": (*_ONLY_PRINTS, "evaluation.accuracy", "evaluation.evaluate", "evaluation.prompts"),
     "evaluate": _ONLY_PRINTS,
     "baseline": ("kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.launches"),
     "nki": ("model.baseline",),
+    "simulator": _ONLY_ON_DEVICE,
+    "neuron-simulator": _ONLY_ON_DEVICE,
+    "neuron": ("model.baseline", "model.qwen_cpu", "evaluation.doctor"),
 }
-"""Modules that main.py imports somewhere, but whose code does nothing for the result of a step or
-of a variant. Scores are only shown by main.py; the record computes them anew."""
+"""Modules that main.py imports somewhere, but whose code does nothing for the result of a step, of
+a variant or on a backend. Scores are only shown by main.py; the record computes them anew."""
 
 
 def program_files(*programs: str, without: Iterable[str] = ()) -> list[str]:
@@ -41,10 +51,10 @@ def program_files(*programs: str, without: Iterable[str] = ()) -> list[str]:
     return sorted({*modules, *(READS[module] for module in modules if module in READS)})
 
 
-def driver_files(step: str, variant: str) -> list[str]:
+def driver_files(step: str, variant: str, backend: str = "simulator") -> list[str]:
     """Return what the result of main.py depends on when it compiles or evaluates a variant."""
-    programs = ["main.py", f"model/{MODEL_MODULES[variant]}"]
-    without = [*WITHOUT[step], *WITHOUT[variant]]
+    programs = ["main.py", f"model/{MODEL_MODULES[backend][variant]}"]
+    without = [*WITHOUT[step], *WITHOUT[variant], *WITHOUT[backend]]
     if variant == "baseline":
         return program_files(*programs, without=without)
     own = program_files(*programs, *kernel_sources(), without=without)
@@ -82,6 +92,11 @@ def submission_files() -> list[str]:
     """Return the files that the submission archive may hold, beside report and results."""
     inside = [file for package in PACKAGES for file in _files(package)]
     return sorted([*SINGLE_FILES, *inside])
+
+
+def leaderboard_files() -> list[str]:
+    """Return the sources of the leaderboard's one file."""
+    return program_files("model/qwen_with_nki.py", *kernel_sources())
 
 
 def content_sha256(files: Iterable[str]) -> str:

@@ -126,7 +126,7 @@ def test_an_edited_source_is_named(
 ) -> None:
     compile_artefact("baseline", model_path, MANIFEST, SETTINGS, tmp_path / "a")
     edited = {"kernels": {}, "model_code": {"model/baseline.py": "f" * 64}}
-    monkeypatch.setattr(artefact, "variant_sources", lambda variant: edited)
+    monkeypatch.setattr(artefact, "variant_sources", lambda variant, backend: edited)
     with pytest.raises(ArtefactMismatch, match=r"model_code: model/baseline\.py is .* there, ffff"):
         check_artefact(tmp_path / "a", "baseline", MANIFEST, SETTINGS)
 

@@ -77,6 +77,7 @@ EXPECTED_NAMES = sorted(
         "README.md",
         "MANIFEST.json",
         "figures/work.pdf",
+        "qwen_with_nki.py",
         "references.bib",
     ]
 )

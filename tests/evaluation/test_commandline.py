@@ -93,7 +93,7 @@ def test_defaults_of_the_simulator() -> None:
     asked = options()
     assert asked == Options(
         mode="generate", enable_nki=False, backend="simulator", platform_target="trn2",
-        torch_dtype="float32", seed=0, model_path=Path("m"), model_manifest=None,
+        torch_dtype="float32", seed=0, time_limit_s=None, model_path=Path("m"), model_manifest=None,
         compiled_model_path=Path("c"), skip_compile=False, prompts=None, prompt_id=None,
         prompts_file=DEFAULT_PROMPTS_FILE,
         seq_len=640, max_new_tokens=None, batch_size=1, divergence_difference_tol=0.001,
@@ -167,7 +167,7 @@ def test_tolerance_maps_that_are_refused(
 
 REFUSED = {
     "mode with a hyphen": ("--mode evaluate-single", "did you mean evaluate_single?"),
-    "unknown mode": ("--mode doctor", "is not one of generate, validate, evaluate_single"),
+    "unknown mode": ("--mode surgeon", "is not one of generate, validate, evaluate_single"),
     "no mode": ("", "--mode is missing"),
     "unknown flag": ("--mode generate --enable-nkl", "did you mean --enable-nki?"),
     "underscores": ("--mode generate --enable_nki", "did you mean --enable-nki?"),

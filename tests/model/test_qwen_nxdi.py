@@ -76,17 +76,18 @@ def test_the_baseline_is_nxdis_own_objects(release):
     assert "NeuronQwen3MoeForCausalLM" in ours.__all__
 
 
-def test_the_drivers_calls(release, checkpoint, tmp_path):
+def test_the_drivers_calls(release, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASE_COMPILE_WORK_DIR", str(tmp_path / "work"))
     model = build(checkpoint, {"on_cpu": True})
     assert type(model).__name__ == "NeuronQwen3MoeForCausalLM"
     assert type(model.neuron_config) is type(model).get_neuron_config_cls()
     assert type(model.config) is type(model).get_config_cls()
     assert model.on_device_sampling is True
     assert model.context_encoding_model and model.token_generation_model
-    model.compile(str(tmp_path / "traced"), debug=False)
+    model.compile(f"{tmp_path}/traced/", debug=False)
     saved = json.loads((tmp_path / "traced" / "neuron_config.json").read_text())
     assert saved["neuron_config"]["fused_qkv"] is True
-    model.load(str(tmp_path / "traced"))
+    model.load(f"{tmp_path}/traced/")
     model.reset()
 
 

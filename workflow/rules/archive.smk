@@ -1,3 +1,23 @@
+# The one file that the leaderboard takes.
+rule leaderboard:
+    input:
+        sources=leaderboard_files(),
+        code=program("leaderboard"),
+    output:
+        file="results/leaderboard/qwen_with_nki.py",
+    log:
+        "logs/leaderboard.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=content_sha256([*program("leaderboard"), *leaderboard_files()]),
+    message:
+        "Laying model and kernels into one file"
+    shell:
+        '"$PYTHON" -m workflow.scripts.leaderboard --output {output.file} > {log} 2>&1'
+
+
 # The submission: packed, then unpacked elsewhere and tested there.
 rule archive:
     input:

@@ -21,6 +21,7 @@ from workflow.project import (
     flags,
     kernel_files,
     kernel_test_files,
+    leaderboard_files,
     program_files,
     prompt_hashes,
     submission_files,

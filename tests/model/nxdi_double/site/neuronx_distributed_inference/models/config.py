@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,14 @@ DEFAULTS: dict[str, Any] = {
     "attn_kernel_enabled": None,
     "on_device_sampling_config": None,
     "scratchpad_page_size": None,
+    "max_length": None,
+    "n_active_tokens": None,
+    "context_encoding_buckets": None,
+    "token_generation_buckets": None,
+    "padding_side": "right",
+    "pad_token_id": 0,
+    "cc_pipeline_tiling_factor": 2,
+    "cast_type": "config",
 }
 SWITCHES = (
     "on_cpu",
@@ -74,6 +83,7 @@ class OnDeviceSamplingConfig:
         self.top_p = kwargs.pop("top_p", 1.0)
         self.temperature = kwargs.pop("temperature", 1.0)
         self.dynamic = kwargs.pop("dynamic", False)
+        self.global_topk = kwargs.pop("global_topk", 256)
         _refuse(type(self), kwargs)
 
 
@@ -87,9 +97,12 @@ class NeuronConfig:
                 **self.on_device_sampling_config
             )
         self.is_prefill_stage = None
-        self.n_positions = self.max_length = self.seq_len
+        self.max_length = self.max_length or self.seq_len
+        self.n_positions = self.seq_len
         self.max_batch_size = self.batch_size
-        self.buckets = [self.seq_len]
+        self.buckets = generate_buckets(128, self.seq_len)
+        if not self.enable_bucketing:
+            self.buckets = [self.seq_len]
         _refuse(type(self), kwargs)
 
 
@@ -138,6 +151,12 @@ class InferenceConfig:
         os.makedirs(model_path, exist_ok=True)
         with open(os.path.join(model_path, CONFIG_FILE), "w") as file:
             json.dump(_to_dict(self), file, indent=2, sort_keys=True)
+
+
+def generate_buckets(shortest: int, longest: int) -> list[int]:
+    """Powers of two from `shortest` on, then `longest`, as NxD Inference makes them."""
+    bounds = (int(math.log2(shortest)), round(math.log2(longest)))
+    return [2**power for power in range(*bounds)] + [longest]
 
 
 def _to_dict(value: Any) -> Any:

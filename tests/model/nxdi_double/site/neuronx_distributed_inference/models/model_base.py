@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from neuronx_distributed_inference.models import compiling
 from neuronx_distributed_inference.models.config import InferenceConfig
 
 State = dict[str, Tensor]
@@ -76,6 +79,20 @@ class NeuronBaseModel(nn.Module):
         return self.lm_head(self.norm(hidden)[:, -1])
 
 
+class ModelWrapper(nn.Module):
+    """One of the two graphs: a module of its own, so that hooks see its forward passes."""
+
+    def __init__(self, application: Any, tag: str) -> None:
+        super().__init__()
+        self.tag, self.compiler_args = tag, application.get_compiler_args()
+        self.neuron_config = copy.deepcopy(application.neuron_config)
+        self._application = [application]  # no submodule
+
+    def forward(self, input_ids: Tensor, start: int) -> Tensor:
+        compiling.fail_as_asked("generate", self.tag)
+        return self._application[0].model(input_ids, start)
+
+
 class NeuronBaseForCausalLM(nn.Module):
     _model_cls: type[NeuronBaseModel]
 
@@ -100,10 +117,10 @@ class NeuronBaseForCausalLM(nn.Module):
         return cls.get_config_cls().get_neuron_config_cls()
 
     def enable_context_encoding(self) -> None:
-        self.context_encoding_model = self.get_compiler_args()
+        self.context_encoding_model = ModelWrapper(self, "context_encoding_model")
 
     def enable_token_generation(self) -> None:
-        self.token_generation_model = self.get_compiler_args()
+        self.token_generation_model = ModelWrapper(self, "token_generation_model")
 
     def get_compiler_args(self) -> str:
         raise NotImplementedError
@@ -115,7 +132,11 @@ class NeuronBaseForCausalLM(nn.Module):
         pre_shard_weights_hook: Any = None,
         dry_run: bool = False,
     ) -> None:
+        """Leave the files that the SDK leaves, at its places; see `compiling` for the graphs."""
+        assert compiled_model_path.endswith("/"), "older releases add no slash themselves"
         self.config.save(compiled_model_path)
+        compiling.trace(self)
+        compiling.save(self, Path(compiled_model_path))
 
     def load(
         self,
@@ -125,9 +146,19 @@ class NeuronBaseForCausalLM(nn.Module):
         skip_warmup: bool = False,
     ) -> None:
         json.loads(Path(compiled_model_path, "neuron_config.json").read_text())
+        assert Path(compiled_model_path + "model.pt").read_text() == compiling.content(self)
+        NeuronBaseForCausalLM.to_cpu(self)
 
     def reset(self) -> None:
-        """Nothing to reset."""
+        self.kv_cache_populated = False
+
+    def forward(self, input_ids: Tensor, start: int) -> SimpleNamespace:
+        """(1, S) at positions from `start` on -> logits (1, 1, V) or None, and tokens (1,)."""
+        graph = self.token_generation_model if start else self.context_encoding_model
+        logits = graph(input_ids, start)[:, None]
+        settings = self.neuron_config
+        kept = settings.output_logits or not self.on_device_sampling
+        return SimpleNamespace(logits=logits if kept else None, tokens=logits[:, -1].argmax(-1))
 
     def to_cpu(self) -> None:
         """Build the model, convert the checkpoint, and load it without strictness, as the SDK."""

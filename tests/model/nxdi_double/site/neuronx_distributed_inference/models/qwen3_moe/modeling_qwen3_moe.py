@@ -121,8 +121,10 @@ class NeuronQwen3MoeForCausalLM(NeuronBaseForCausalLM):
 
     @staticmethod
     def convert_hf_to_neuron_state_dict(state_dict: dict[str, Tensor], config: Any) -> Any:
-        """The stock converter is not doubled: the model with kernels has its own."""
-        raise NotImplementedError
+        """The stock converter is not doubled: the one of the model with kernels stands in."""
+        from model import neuron_state
+
+        return neuron_state.convert(state_dict, config)
 
     def get_compiler_args(self) -> str:
         return "--auto-cast=none -O1"
