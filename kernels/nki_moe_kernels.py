@@ -13,6 +13,7 @@ from kernels.nki_common import (
     check_shape,
     spread,
 )
+from kernels.nki_decode_common import BANK
 from kernels.nki_kernels import softmax_rows
 
 CHOSEN = 8  # experts per token: what max8 finds in one instruction, and what Qwen3 uses
@@ -33,6 +34,15 @@ def find_largest(tile):
     found = nl.ndarray((lines, CHOSEN), dtype=nl.uint32, buffer=nl.sbuf)
     nisa.nc_find_index8(dst=found, data=tile, vals=largest)
     return largest, found
+
+
+def router_logits(columns, router_tile):
+    """[T, E] fp32 PSUM: columns [P, J, T] by router_tile [P, J, E]; the tokens are stationary."""
+    _lines, count, tokens = columns.shape
+    logits = nl.ndarray((tokens, router_tile.shape[2]), dtype=nl.float32, buffer=nl.psum)
+    for step in range(count):
+        nisa.nc_matmul(dst=logits, stationary=columns[:, step, :], moving=router_tile[:, step, :])
+    return logits
 
 
 def choose_experts(logits, inner):
@@ -70,12 +80,13 @@ def choose_experts(logits, inner):
     return widened, found
 
 
-def load_expert(gate_up_tile, down_tile, w_gate_up, w_down, expert):
+def load_expert(buffer, w_gate_up, w_down, expert):
     """Bring the weights of one expert in, by two DMAs with one run per partition.
 
-    w_gate_up [E, P, J, 2 I] and w_down [E, P', J', H] in HBM; tiles [P, J, 2 I] and [P', J', H];
-    `expert` [1, 1] int32 or uint32 in SBUF: the DMA engines read it when they start.
+    `buffer`: tiles (gate and up [P, J, 2 I], down [P', J', H]); w_gate_up [E, P, J, 2 I] and w_down
+    [E, P', J', H] in HBM; `expert` [1, 1] int32 or uint32 in SBUF, which the DMAs read themselves.
     """
+    gate_up_tile, down_tile = buffer
     lines, columns, width = gate_up_tile.shape
     run = columns * width
     nisa.dma_copy(
@@ -120,11 +131,36 @@ def check_expert_weights(kernel, x, w_gate_up, w_down):
     check_shape(kernel, "w_down", w_down, (experts, down_lines, down_columns, hidden))
 
 
-def check_rounding(kernel, rounding):
-    """Refuse a schedule of roundings that is none."""
-    assert rounding == "fused" or rounding == "stepwise", (
-        f"{kernel}: rounding must be 'fused' or 'stepwise', received {rounding}"
+def check_router_arguments(kernel, x, residual, w_router, eps):
+    """Refuse what the routers of both phases do not compute."""
+    check_rank(kernel, "x", x, ("tokens", "hidden"))
+    check_float(kernel, "x", x)
+    check_shape(kernel, "residual", residual, tuple(x.shape))
+    check_dtype(kernel, "residual", residual, x.dtype)
+    check_rank(kernel, "w_router", w_router, ("partitions", "columns", "experts"))
+    check_dtype(kernel, "w_router", w_router, x.dtype)
+    lines, columns, experts = w_router.shape
+    assert lines * columns == x.shape[1] and lines <= PARTITIONS, (
+        f"{kernel}: w_router must have shape (P, J, E) with P J = {x.shape[1]} and P <= 128, "
+        f"received {tuple(w_router.shape)}; pack it with layouts.pack_linear"
     )
+    assert CHOSEN <= experts and experts <= BANK, (
+        f"{kernel}: {CHOSEN} to {BANK} experts are possible, received {experts}"
+    )
+    assert isinstance(eps, float) and eps > 0.0, (
+        f"{kernel}: eps must be a positive Python float, received {eps}"
+    )
+
+
+def check_expert_arguments(kernel, x, weights, experts, w_gate_up, w_down):
+    """Refuse what the experts of both phases do not compute."""
+    check_rank(kernel, "x", x, ("tokens", "hidden"))
+    check_float(kernel, "x", x)
+    check_shape(kernel, "weights", weights, (x.shape[0], CHOSEN))
+    check_dtype(kernel, "weights", weights, nl.float32)
+    check_shape(kernel, "experts", experts, (x.shape[0], CHOSEN))
+    check_dtype(kernel, "experts", experts, nl.uint32)
+    check_expert_weights(kernel, x, w_gate_up, w_down)
 
 
 @nki.jit

@@ -1,4 +1,4 @@
-"""Constant tiles that kernels compute instead of loading: counters, 0/1 matrices, transposes."""
+"""Counters and triangular matrices, which kernels compute instead of loading; rows to columns."""
 
 import nki.isa as nisa
 import nki.language as nl
@@ -23,7 +23,7 @@ def index_column(lines, first):
 def order_matrix(size, comparison, value, dtype):
     """[size, size] in `dtype`: `value` at (p, f) where `f comparison p` holds, else 0.
 
-    nl.equal: the identity. nl.greater: as stationary operand it sums all earlier partitions.
+    As stationary operand, nl.greater sums all earlier partitions.
     """
     matrix = nl.ndarray((size, size), dtype=dtype, buffer=nl.sbuf)
     nisa.tensor_scalar(
@@ -37,23 +37,16 @@ def order_matrix(size, comparison, value, dtype):
     return matrix
 
 
-def ones(lines, count, dtype):
-    """[lines, count] tile of ones: as stationary operand, the sum over partitions."""
-    tile = nl.ndarray((lines, count), dtype=dtype, buffer=nl.sbuf)
-    nisa.memset(dst=tile, value=1.0)
-    return tile
-
-
 def bytes_of(dtype):
     """Bytes per element of float32 or bfloat16."""
     return 4 if dtype == nl.float32 else 2
 
 
-def rows_to_columns(rows, count, identity):
+def rows_to_columns(rows, count, identity_tile):
     """[P, J, B] columns of `rows` [B, N], N = J P: element j P + p of a row at (p, j).
 
     J transposes on the tensor engine fill a PSUM bank, or several one after the other, each of
-    which is evacuated once. `identity` is [B, B] in the dtype of `rows`; `count` is P.
+    which is evacuated once. `identity_tile` has the dtype of `rows`; `count` is P.
     """
     lines, length = rows.shape
     pieces = length // count
@@ -66,7 +59,7 @@ def rows_to_columns(rows, count, identity):
             nisa.nc_matmul(
                 dst=turned[:, piece - first, :],
                 stationary=rows[:, piece * count : (piece + 1) * count],
-                moving=identity,
+                moving=identity_tile[0:lines, 0:lines],
                 is_transpose=True,
             )
         nisa.tensor_copy(dst=columns[:, first:last, :], src=turned)

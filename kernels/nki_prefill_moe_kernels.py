@@ -7,26 +7,24 @@ import nki.language as nl
 from kernels.nki_common import (
     PARTITIONS,
     check_dtype,
-    check_float,
-    check_rank,
     check_row_length,
     check_shape,
 )
 from kernels.nki_custom_rmsnorm import load_eps, load_weight, reciprocal_rms, scale_rows
+from kernels.nki_decode_common import BANK, filled, identity, inner_dtype
 from kernels.nki_moe_kernels import (
     CHOSEN,
-    check_expert_weights,
-    check_rounding,
+    check_expert_arguments,
+    check_router_arguments,
     choose_experts,
     load_expert,
+    router_logits,
     weighted_sum,
 )
 from kernels.nki_patterns import (
     bytes_of,
     index_column,
     index_row,
-    ones,
-    order_matrix,
     rows_to_columns,
 )
 from kernels.nki_token_grouping import (
@@ -38,7 +36,6 @@ from kernels.nki_token_grouping import (
     round_down_quotient,
 )
 
-PSUM_COLUMNS = 512  # fp32 elements of one PSUM bank, and the widest moving operand
 SUM_COLUMNS = 1024  # columns of all 8 experts held at once when they are summed: 32 KiB in fp32
 WEIGHT_BYTES = 163840  # per partition, for experts' weights: what the rest leaves of 212984
 EXPERTS_LIMIT = 128  # experts lie on partitions while they are counted
@@ -83,39 +80,6 @@ def store_rows(destination, first, tile):
     nisa.dma_copy(dst=destination[first : first + lines, :], src=rounded)
 
 
-def row_logits(normed, router_tile, identity):
-    """PSUM [lines, E]: normed [lines, H] by router_tile [P, J, E]; the tokens are stationary."""
-    lines = normed.shape[0]
-    count, pieces, experts = router_tile.shape
-    columns = rows_to_columns(normed, count, identity)
-    logits = nl.ndarray((lines, experts), dtype=nl.float32, buffer=nl.psum)
-    for piece in range(pieces):
-        nisa.nc_matmul(dst=logits, stationary=columns[:, piece, :], moving=router_tile[:, piece, :])
-    return logits
-
-
-def check_router_arguments(kernel, x, residual, w_router, eps, rounding):
-    """Refuse what the routers of both phases do not compute."""
-    check_rank(kernel, "x", x, ("tokens", "hidden"))
-    check_float(kernel, "x", x)
-    check_shape(kernel, "residual", residual, tuple(x.shape))
-    check_dtype(kernel, "residual", residual, x.dtype)
-    check_rank(kernel, "w_router", w_router, ("partitions", "columns", "experts"))
-    check_dtype(kernel, "w_router", w_router, x.dtype)
-    lines, columns, experts = w_router.shape
-    assert lines * columns == x.shape[1] and lines <= PARTITIONS, (
-        f"{kernel}: w_router must have shape (P, J, E) with P J = {x.shape[1]} and P <= 128, "
-        f"received {tuple(w_router.shape)}; pack it with layouts.pack_linear"
-    )
-    assert CHOSEN <= experts and experts <= PSUM_COLUMNS, (
-        f"{kernel}: {CHOSEN} to {PSUM_COLUMNS} experts are possible, received {experts}"
-    )
-    assert isinstance(eps, float) and eps > 0.0, (
-        f"{kernel}: eps must be a positive Python float, received {eps}"
-    )
-    check_rounding(kernel, rounding)
-
-
 def tiles_per_core(kernel, tokens):
     """The fewest tiles of up to 128 tokens per core that hold all tokens."""
     cores = nl.num_programs(0)
@@ -146,7 +110,7 @@ def nki_router_prefill_kernel(x, residual, norm_weight, w_router, eps, rounding=
                  norm_weight  [H]        dtype of x           HBM
                  w_router     [P, J, E]  dtype of x           HBM; input j P + p at (p, j)
                  eps          Python float > 0
-                 rounding     "fused" or "stepwise"
+                 rounding     string "fused" or "stepwise"
     Returns:     (normed [S, H], total [S, H] dtype of x, weights [S, 8] float32,
                  experts [S, 8] uint32)  shared HBM
     Tiling:      up to 128 tokens per tile, one per partition: the fewest tiles, the same number on
@@ -163,12 +127,12 @@ def nki_router_prefill_kernel(x, residual, norm_weight, w_router, eps, rounding=
                  H > 6144, eps <= 0, another rounding
     """
     name = "nki_router_prefill_kernel"
-    check_router_arguments(name, x, residual, w_router, eps, rounding)
+    check_router_arguments(name, x, residual, w_router, eps)
     check_row_length(name, x.shape[1])
     check_shape(name, "norm_weight", norm_weight, (x.shape[1],))
     check_dtype(name, "norm_weight", norm_weight, x.dtype)
     tokens, hidden = x.shape
-    inner = nl.float32 if rounding == "fused" else x.dtype
+    inner = inner_dtype(name, rounding, x.dtype)
 
     normed_out = nl.ndarray((tokens, hidden), dtype=x.dtype, buffer=nl.shared_hbm)
     total_out = nl.ndarray((tokens, hidden), dtype=x.dtype, buffer=nl.shared_hbm)
@@ -178,7 +142,7 @@ def nki_router_prefill_kernel(x, residual, norm_weight, w_router, eps, rounding=
     nisa.dma_copy(dst=router_tile, src=w_router)
     weight_tile = load_weight(norm_weight, PARTITIONS, hidden, 1)
     eps_column = load_eps(eps, PARTITIONS)
-    identity = order_matrix(PARTITIONS, nl.equal, 1.0, x.dtype)
+    identity_tile = identity(PARTITIONS, x.dtype)
     tiles = tiles_per_core(name, tokens)
     for number in range(tiles):
         first, stop = token_range(tokens, tiles, number)
@@ -188,8 +152,8 @@ def nki_router_prefill_kernel(x, residual, norm_weight, w_router, eps, rounding=
         rstd = reciprocal_rms(total, eps_column, 1, 1)
         normed = norm_rows(total, rstd, weight_tile, rounding, x.dtype)
         store_rows(normed_out, first, normed)
-        logits = row_logits(normed, router_tile, identity[0:lines, 0:lines])
-        shares, found = choose_experts(logits, inner)
+        columns = rows_to_columns(normed, w_router.shape[0], identity_tile)
+        shares, found = choose_experts(router_logits(columns, router_tile), inner)
         nisa.dma_copy(dst=weights_out[first:stop, :], src=shares)
         nisa.dma_copy(dst=experts_out[first:stop, :], src=found)
     return normed_out, total_out, weights_out, experts_out
@@ -238,7 +202,7 @@ def fetch_block(buffer, table, numbers, number, x, w_gate_up, w_down):
     pairs_found, expert_found = select_block(table, numbers, number)
     expert = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
     nisa.tensor_copy(dst=expert, src=expert_found[0:1, :])
-    load_expert(gate_up, down, w_gate_up, w_down, expert)
+    load_expert((gate_up, down), w_gate_up, w_down, expert)
     token = nl.ndarray((slots, 1), dtype=nl.int32, buffer=nl.sbuf)
     round_down_quotient(token, pairs_found, CHOSEN)
     nisa.dma_copy(
@@ -262,7 +226,7 @@ def activated_rows(columns, gate_up, rounding):
     """
     count, pieces, slots = columns.shape
     width = gate_up.shape[2] // 2
-    cuts = (2 * width + PSUM_COLUMNS - 1) // PSUM_COLUMNS
+    cuts = (2 * width + BANK - 1) // BANK
     step = (width + cuts - 1) // cuts
     activated = nl.ndarray((slots, width), dtype=columns.dtype, buffer=nl.sbuf)
     for first in range(0, width, step):
@@ -298,8 +262,8 @@ def multiply_rows(dst, columns, weight):
     """dst [B, N] = columns [P, J, B] by weight [P, J, N]; the columns are stationary."""
     _count, pieces, slots = columns.shape
     length = weight.shape[2]
-    for first in range(0, length, PSUM_COLUMNS):
-        last = min(first + PSUM_COLUMNS, length)
+    for first in range(0, length, BANK):
+        last = min(first + BANK, length)
         product = nl.ndarray((slots, last - first), dtype=nl.float32, buffer=nl.psum)
         for piece in range(pieces):
             nisa.nc_matmul(
@@ -310,14 +274,14 @@ def multiply_rows(dst, columns, weight):
         nisa.tensor_copy(dst=dst[:, first:last], src=product)
 
 
-def compute_block(buffer, outputs, identity, rounding):
+def compute_block(buffer, outputs, identity_tile, rounding):
     """The expert's SwiGLU of a block's tokens, to rows of `outputs` [8 S, H] by their pairs."""
     rows, gate_up, down, pairs = buffer
     slots, hidden = rows.shape
-    columns = rows_to_columns(rows, gate_up.shape[0], identity)
+    columns = rows_to_columns(rows, gate_up.shape[0], identity_tile)
     activated = activated_rows(columns, gate_up, rounding)
     result = nl.ndarray((slots, hidden), dtype=outputs.dtype, buffer=nl.sbuf)
-    multiply_rows(result, rows_to_columns(activated, down.shape[0], identity), down)
+    multiply_rows(result, rows_to_columns(activated, down.shape[0], identity_tile), down)
     nisa.dma_copy(
         dst=outputs.ap(
             pattern=[[hidden, slots], [1, hidden]],
@@ -334,25 +298,28 @@ def run_blocks(outputs, table, rounds, x, w_gate_up, w_down, buffers, rounding):
     """All rounds of blocks: core c takes blocks c, c + cores, ...
 
     While a block is computed, the next one comes in, across rounds as well: the one fetched beyond
-    the end has the last expert and no pairs.
+    the end has the last expert and no pairs. `while` on a register is the dynamic loop that every
+    release has; `rounds` [1, 1] counts down to 0.
     """
     slots, _kinds, columns = table.shape
     number = nl.ndarray((slots, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=number, value=float(nl.program_id(0)))
     numbers = index_row(slots, columns, 0)
-    identity = order_matrix(slots, nl.equal, 1.0, x.dtype)
+    identity_tile = identity(slots, x.dtype)
     tiles = []
     for _buffer in range(buffers):
         tiles.append(make_buffer(x, w_gate_up, w_down, slots))
     for ahead in range(buffers - 1):
         fetch_block(tiles[ahead], table, numbers, number, x, w_gate_up, w_down)
-    trips = nisa.register_alloc()
-    nisa.register_load(trips, rounds)
-    for _round in nl.dynamic_range(trips):
+    left = nisa.register_alloc()
+    nisa.register_load(dst=left, src=rounds)
+    while left:
         for turn in range(buffers):
             following = tiles[(turn + buffers - 1) % buffers]
             fetch_block(following, table, numbers, number, x, w_gate_up, w_down)
-            compute_block(tiles[turn], outputs, identity, rounding)
+            compute_block(tiles[turn], outputs, identity_tile, rounding)
+        nisa.tensor_scalar(dst=rounds, data=rounds, op0=nl.subtract, operand0=1.0)
+        nisa.register_load(dst=left, src=rounds)
 
 
 def sum_experts(out, outputs, weights, length_column, rounding):
@@ -409,19 +376,7 @@ def weighted_rows(rows, weight_tile, columns, dtype, rounding):
         nisa.tensor_scalar(
             dst=part, data=part, op0=nl.multiply, operand0=weight_tile[:, rank : rank + 1]
         )
-    return weighted_sum(rows, ones(rows.shape[0], CHOSEN, nl.float32), columns, dtype)
-
-
-def check_expert_arguments(kernel, x, weights, experts, w_gate_up, w_down, rounding):
-    """Refuse what the experts of both phases do not compute."""
-    check_rank(kernel, "x", x, ("tokens", "hidden"))
-    check_float(kernel, "x", x)
-    check_shape(kernel, "weights", weights, (x.shape[0], CHOSEN))
-    check_dtype(kernel, "weights", weights, nl.float32)
-    check_shape(kernel, "experts", experts, (x.shape[0], CHOSEN))
-    check_dtype(kernel, "experts", experts, nl.uint32)
-    check_expert_weights(kernel, x, w_gate_up, w_down)
-    check_rounding(kernel, rounding)
+    return weighted_sum(rows, filled(rows.shape[0], CHOSEN, 1.0, nl.float32), columns, dtype)
 
 
 @nki.jit
@@ -434,11 +389,11 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
                  block, P = partitions(H) = H / J, P' = partitions(I) = I / J'
     Args:        x          [S, H]            float32 or bfloat16   HBM
                  weights    [S, 8]            float32               HBM
-                 experts    [S, 8]            uint32 (not float32)  HBM; 8 different ones per row
-                 length     [1, 1]            int32 (not float32)   HBM
+                 experts    [S, 8]            uint32  HBM; 8 different ones per row
+                 length     [1, 1]            int32  HBM
                  w_gate_up  [E, P, J, 2 I]    dtype of x            HBM; gate before up
                  w_down     [E, P', J', H]    dtype of x            HBM
-                 rounding   "fused" or "stepwise"
+                 rounding   string "fused" or "stepwise"
     Returns:     [S, H]  dtype of x  shared HBM
     Tiling:      pairs (token, rank) grouped by expert into blocks of B = 16, 32 or 64 slots (see
                  nki_token_grouping): their number follows the routing, and a loop on a register
@@ -461,7 +416,7 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
                  H on two cores, prompts with more than 512 blocks, another rounding
     """
     name = "nki_experts_prefill_kernel"
-    check_expert_arguments(name, x, weights, experts, w_gate_up, w_down, rounding)
+    check_expert_arguments(name, x, weights, experts, w_gate_up, w_down)
     check_shape(name, "length", length, (1, 1))
     check_dtype(name, "length", length, nl.int32)
     tokens, hidden = x.shape
@@ -476,18 +431,18 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
     slots = block_slots(tokens, count)
     per_block = w_gate_up.shape[2] * w_gate_up.shape[3] + w_down.shape[2] * hidden
     buffers = 2 if 2 * per_block * bytes_of(x.dtype) <= WEIGHT_BYTES else 1
-    assert most_blocks(tokens, count, slots) + 2 * buffers * cores <= PSUM_COLUMNS, (
-        f"{name}: the table of blocks must fit one PSUM bank ({PSUM_COLUMNS} columns), received "
+    assert most_blocks(tokens, count, slots) + 2 * buffers * cores <= BANK, (
+        f"{name}: the table of blocks must fit one PSUM bank ({BANK} columns), received "
         f"{tokens} tokens; split the prompt"
     )
 
     out = nl.ndarray((tokens, hidden), dtype=x.dtype, buffer=nl.shared_hbm)
-    inner = nl.float32 if rounding == "fused" else x.dtype
+    inner = inner_dtype(name, rounding, x.dtype)
     outputs = nl.ndarray((CHOSEN * tokens, hidden), dtype=inner, buffer=nl.shared_hbm)
     length_column = load_length(length)
     table, rounds = group_tokens(experts, length_column, count, slots, buffers * cores)
     run_blocks(outputs, table, rounds, x, w_gate_up, w_down, buffers, rounding)
     if cores > 1:
-        nisa.core_barrier(outputs, (0, 1))
+        nisa.core_barrier(data=outputs, cores=(0, 1))
     sum_experts(out, outputs, weights, length_column, rounding)
     return out

@@ -9,8 +9,9 @@ import nki.isa as nisa
 import nki.language as nl
 
 from kernels.nki_common import PARTITIONS
+from kernels.nki_decode_common import filled
 from kernels.nki_moe_kernels import CHOSEN
-from kernels.nki_patterns import index_column, index_row, ones, order_matrix
+from kernels.nki_patterns import index_column, index_row, order_matrix
 
 SMALLEST_BLOCK = 16
 LARGEST_BLOCK = 64
@@ -125,14 +126,14 @@ def blocks_per_expert(any_ranks, slots):
     """[E, 128] bfloat16: the blocks that each expert's tokens fill, 128 times."""
     count = any_ranks[0].shape[1]
     total = nl.ndarray((count, 1), dtype=nl.float32, buffer=nl.psum)
-    one = ones(PARTITIONS, 1, nl.bfloat16)
+    one = filled(PARTITIONS, 1, 1.0, nl.bfloat16)
     for tile in any_ranks:
         nisa.nc_matmul(dst=total, stationary=tile, moving=one[0 : tile.shape[0], :])
     rounded = nl.ndarray((count, 1), dtype=nl.int32, buffer=nl.sbuf)
     round_up_quotient(rounded, total, slots)
     column = nl.ndarray((count, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_copy(dst=column, src=rounded)
-    blocks = ones(count, PARTITIONS, nl.bfloat16)
+    blocks = filled(count, PARTITIONS, 1.0, nl.bfloat16)
     nisa.tensor_scalar(dst=blocks, data=blocks, op0=nl.multiply, operand0=column)
     return blocks
 
@@ -151,7 +152,7 @@ def slots_of_pairs(number, any_ranks, chosen, blocks, slots):
         stationary=blocks[:, 0:lines],
         moving=order_matrix(count, nl.greater, float(slots), nl.bfloat16),
     )
-    everything = ones(PARTITIONS, lines, nl.bfloat16)
+    everything = filled(PARTITIONS, lines, 1.0, nl.bfloat16)
     for earlier in range(number):
         nisa.nc_matmul(dst=slot, stationary=everything, moving=any_ranks[earlier])
     nisa.nc_matmul(
@@ -249,7 +250,7 @@ def expert_of_blocks(blocks, slots, columns):
         operand0=end_column,
     )
     expert = nl.ndarray((slots, columns), dtype=nl.float32, buffer=nl.psum)
-    nisa.nc_matmul(dst=expert, stationary=ones(count, slots, nl.bfloat16), moving=ended)
+    nisa.nc_matmul(dst=expert, stationary=filled(count, slots, 1.0, nl.bfloat16), moving=ended)
     return expert
 
 
@@ -293,7 +294,7 @@ def count_rounds(blocks, per_round):
     """[1, 1] int32: rounds of `per_round` blocks (a power of two) until all are done."""
     total = nl.ndarray((1, 1), dtype=nl.float32, buffer=nl.psum)
     nisa.nc_matmul(
-        dst=total, stationary=ones(blocks.shape[0], 1, nl.bfloat16), moving=blocks[:, 0:1]
+        dst=total, stationary=filled(blocks.shape[0], 1, 1.0, nl.bfloat16), moving=blocks[:, 0:1]
     )
     rounds = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
     round_up_quotient(rounds, total, per_round)
