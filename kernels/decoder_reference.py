@@ -163,12 +163,14 @@ def attention_decode(
     v_cache: Array,
     position: Array,
     rounding: str = "fused",
-) -> tuple[Array, Array, Array]:
+    update_cache: bool = True,
+) -> Array | tuple[Array, Array, Array]:
     """Put T new keys and values into the cache and attend over what it holds up to each of them.
 
     q [D, heads, T]; k [D, kv heads, T]; v [T, kv heads, D]; k_cache [kv heads, D, C] and v_cache
     [kv heads, C, D], updated in place at position .. position + T - 1; position [1, 1] int32.
-    Returns attended [D, heads, T] and both caches.
+    Returns attended [D, heads, T] and both caches; attended alone, and leaves the caches as they
+    are, without `update_cache`: the caller then updates them.
     """
     tokens, group = q.shape[2], q.shape[1] // k.shape[1]
     start = int(position[0, 0])
@@ -190,6 +192,8 @@ def attention_decode(
         ],
         axis=1,
     )
+    if not update_cache:
+        return attended.astype(q.dtype)
     return attended.astype(q.dtype), keys, values
 
 

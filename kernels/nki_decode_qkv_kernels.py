@@ -289,13 +289,18 @@ def nki_qkv_decode_kernel(
                  (q, k, v) = n w_qkv, a head h being outputs h D to h D + D
                  q, k: RMSNorm over D by q_norm, k_norm, then y * cos + rotate_half(y) * sin
     Dimensions:  T tokens, H hidden = P J, D head_dim, heads, kv_heads
-    Args:        x            [T, H]  float32 or bfloat16            HBM
-                 residual     [T, H]  dtype of x, or None            HBM
-                 norm_weight  [P, J]  dtype of x                     HBM, element (p, j): j P + p
-                 w_qkv        [P, J, (heads + 2 kv_heads) D] same    HBM, input j P + p at (p, j)
-                 q_norm, k_norm  [D]  dtype of x                     HBM
-                 cos, sin     [T, D]  float32 or dtype of x          HBM
-                 eps > 0, kv_heads, rounding "fused" or "stepwise"   constants
+    Args:        x            [T, H]  float32 or bfloat16             HBM
+                 residual     [T, H]  dtype of x, or None             HBM
+                 norm_weight  [P, J]  dtype of x                      HBM; element j P + p at (p, j)
+                 w_qkv        [P, J, (heads + 2 kv_heads) D]  dtype of x  HBM; input j P + p
+                              at (p, j)
+                 q_norm       [D]     dtype of x                      HBM
+                 k_norm       [D]     dtype of x                      HBM
+                 cos          [T, D]  float32 or dtype of x           HBM
+                 sin          [T, D]  dtype of cos                    HBM
+                 eps          Python float > 0
+                 kv_heads     Python int
+                 rounding     string "fused" or "stepwise"
     Returns:     q [D, heads, T], k [D, kv_heads, T], v [T, kv_heads, D] and, with a residual, s
                  [T, H]; dtype of x  shared HBM
     Tiling:      hidden states as columns [P, J, T]; weights [P, J, 64 KiB per partition at a time],
