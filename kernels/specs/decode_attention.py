@@ -259,9 +259,10 @@ ATTENTION_DECODE = KernelSpec(
     tolerances={
         "float32": Tolerance(
             rtol=1e-5,
-            atol=1e-5,
-            why="scores up to 10 are off by 128 * 2^-24 of theirs, 1e-6 to 1e-5, which their "
-            "exponentials inherit, as shares of values of size 1",
+            atol=6e-5,
+            why="sums of 128 products behind scores around 45 run up to 509, so scores are off by "
+            "some 509 * 2^-24 / sqrt(128) = 3e-6 per rounding, up to 5e-5 in all; exponentials "
+            "inherit that, as shares of values of size 1",
         ),
         "bfloat16": Tolerance(
             rtol=2.0**-7,
