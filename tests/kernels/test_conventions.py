@@ -198,15 +198,9 @@ def test_docstring_describes_every_argument(spec: KernelSpec) -> None:
     for argument in function.args.args:
         line = re.search(rf"(?:Args:)?\s+{argument.arg}\s+(.*)", described)
         assert line, f"{argument.arg} is not described"
-<<<<<<< HEAD
-        tensor = re.search(r"\[.+\]\s+.*(float32|dtype of).*\s+HBM", line[1])
-        constant = re.search(r"Python (float|int|string)", line[1])
-        assert tensor or constant, f"{argument.arg}: shape, dtype and memory"
-=======
         tensor = re.search(r"\[.+\]\s+.*(float32|int32|dtype of).*\s+HBM", line[1])
-        constant = re.search(r"Python (float|int)|string \"", line[1])
+        constant = re.search(r"Python (float|int|string)|string \"", line[1])
         assert tensor or constant, f"{argument.arg}: shape, dtype and memory, or kind of constant"
->>>>>>> w-moe
     returned = docstring[docstring.index("Returns:") : docstring.index("Tiling:")]
     assert "shared HBM" in returned
 
