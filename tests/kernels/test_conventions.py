@@ -91,7 +91,6 @@ PORTABLE = {
         "cmp_op",
         "name",
     },
-    "core_barrier": {"data", "cores"},
     "tensor_tensor": {"dst", "data1", "data2", "op", "engine", "name"},
     "tensor_scalar": {
         "dst",
