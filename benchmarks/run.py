@@ -112,7 +112,7 @@ def overhead() -> Result:
 
 
 def moe() -> Result:
-    """One full-size decode MoE layer of a TP=4 rank in the three modes, beside NumPy."""
+    """One full-size decode MoE layer of a TP=4 rank in each mode, beside NumPy."""
     inputs = kernels.moe_inputs()
     expected, _ = kernels.moe_oracle(*inputs)
     got, _ = kernels.moe_decode(*inputs)
