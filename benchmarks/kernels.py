@@ -230,3 +230,23 @@ def moe_inputs(experts=128, hidden=2048, inner=192, seed=0):
         draw(experts, hidden, inner, scale=hidden**-0.5),
         draw(experts, inner, hidden, scale=inner**-0.5),
     )
+
+
+@nki.jit
+def stream(x, rounds):
+    """A long stream of instructions on all engines: load, eight products, evict, exp, store."""
+    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    blocks = x.shape[0] // PARTITIONS
+    for i in range(rounds):
+        row = i % blocks * PARTITIONS
+        tile = nl.ndarray((PARTITIONS, COLUMNS), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=tile, src=x[row : row + PARTITIONS, :])
+        total = nl.ndarray((PARTITIONS, COLUMNS), dtype=nl.float32, buffer=nl.psum)
+        for k in range(8):
+            first = k % 4 * PARTITIONS
+            nisa.nc_matmul(dst=total, stationary=tile[:, first : first + PARTITIONS], moving=tile)
+        result = nl.ndarray((PARTITIONS, COLUMNS), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=result, src=total)
+        nisa.activation(dst=result, op=nl.exp, data=result)
+        nisa.dma_copy(dst=out[row : row + PARTITIONS, :], src=result)
+    return out

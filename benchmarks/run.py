@@ -26,7 +26,9 @@ import numpy as np
 
 import nki_sim
 from benchmarks import kernels
+from nki_sim.latency import predict
 from nki_sim.modes import MODES
+from nki_sim.placeholders import Placeholder
 
 Result = dict[str, Any]
 
@@ -189,7 +191,26 @@ def memory(size: int = 2048) -> Result:
     return result
 
 
+def latency(instructions: int = 100_000) -> Result:
+    """Seconds to predict the time of a long stream, beside those to record it on shapes."""
+    x = Placeholder((8192, 512), ml_dtypes.bfloat16)
+    with nki_sim.mode("shapes"), nki_sim.record() as recording:
+        began = time.process_time()
+        kernels.stream(x, instructions // 12)
+        recorded = time.process_time() - began
+    (launch,) = recording.launches
+    began = time.process_time()
+    found = predict(launch, "trn2")
+    return {
+        "instructions": len(launch.instructions),
+        "record_seconds": recorded,
+        "predict_seconds": time.process_time() - began,
+        "modelled_us": found.time_us.nominal,
+    }
+
+
 MEASURED: dict[str, Callable[[], Result]] = {
+    "latency": latency,
     "overhead": overhead,
     "moe": moe,
     "matmul": matmul,
@@ -208,6 +229,10 @@ def show(name: str, result: Result) -> None:
         for call in columns["full"]:
             print(f"  {call:32}" + "".join(f"{columns[m][call]:11.1f}" for m in columns))
         print(f"  {'launch of one copy':32}{result['launch_microseconds']:11.1f}")
+    elif name == "latency":
+        print(f"latency model, {result['instructions']} instructions, in all three scenarios")
+        print(f"  {'record on shapes':32}{result['record_seconds']:11.2f} s")
+        print(f"  {'predict':32}{result['predict_seconds']:11.2f} s")
     elif name == "moe":
         print(f"decode MoE layer, {result['resident_megabytes']:.0f} MB of weights resident, "
               f"{result['instructions']} instructions")  # fmt: skip

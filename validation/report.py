@@ -94,7 +94,8 @@ def figure(result: Json, path: Path) -> None:
         for used in (False, True):
             _scatter(axes, [one for one in members if bool(one["used"]) is used], colour, used)
         axes.plot([], [], "o", color=colour, label=group)
-    ends = [f(axes.get_xlim()[i], axes.get_ylim()[i]) for i, f in ((0, min), (1, max))]
+    published = [one["published"] * NANOSECONDS[one["unit"]] / 1e3 for one in points]
+    ends = [min(published, default=1.0) / 2, max(published, default=1.0) * 2]
     axes.plot(ends, ends, color="0.4", linewidth=0.8)
     for factor in (0.8, 1.25):
         axes.plot(ends, [end * factor for end in ends], color="0.7", linewidth=0.6, linestyle="--")

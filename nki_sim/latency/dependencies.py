@@ -161,6 +161,7 @@ class _Analysis:
     def __init__(self, events: Sequence[Event], rooms: Sequence[tuple[int, int]]) -> None:
         self.events = events
         self.memories: dict[object, _Memory] = {}
+        self.known: dict[object, tuple[_Memory, _Place]] = {}
         self.rooms = {
             memory: [_Room(deque([(sizes[place], [])])) for sizes in rooms]
             for place, memory in enumerate(("sbuf", "psum"))
@@ -188,8 +189,14 @@ class _Analysis:
         for operand in event.operands:
             if operand.storage not in self.written:
                 continue  # nothing ever waits for a read of what nobody writes
-            memory = self._memory(operand, number)
-            place = self._place(memory, operand)
+            key = operand.storage, operand.offset, operand.shape, operand.strides, operand.dtype
+            found = None if operand.dynamic else self.known.get(key)
+            if found is None:
+                memory = self._memory(operand, number)
+                found = memory, self._place(memory, operand)
+                if not operand.dynamic:
+                    self.known[key] = found
+            memory, place = found
             reads = operand.access == "read"
             touched.append((place, reads))
             for other in place.overlapping:

@@ -78,13 +78,16 @@ class _Run:
         self.delay = values["semaphore.delay"]
         self.server: dict[object, tuple[float, int]] = {}
         self.ports = [self._ports_of(task) for task in plan.tasks]
+        self.quick = [
+            (cost.busy, cost.drain, cost.prelude) if type(task) is Compute and not ports else None
+            for task, cost, ports in zip(plan.tasks, self.prices, self.ports, strict=True)
+        ]
         self.waiting = {n: len(members) for n, members in plan.meetings.items()}
 
     def run(self) -> Timing:
         heap, stack = self.heap, self.stack
         while stack or heap:
-            while stack:
-                self._begin(stack.pop())
+            self._decide()
             if heap:
                 arrival, number, stage = heapq.heappop(heap)
                 if stage == _MOVE:
@@ -102,18 +105,56 @@ class _Run:
 
     # -- instructions of engines -------------------------------------------------------------------
 
+    def _decide(self) -> None:
+        """Schedule all that waits for nothing any more.
+
+        What an engine alone decides is done here, in one loop, because it is most of a kernel.
+        """
+        numbers, stack, timing = self.plan.numbers, self.stack, self.timing
+        ready, free, cause, missing = self.ready, self.free, timing.cause, self.missing
+        following, successors, delay = self.plan.following, self.successors, self.delay
+        while stack:
+            number = stack.pop()
+            times = self.quick[numbers[number]]
+            if times is None:
+                self._begin(number)
+                continue
+            busy, drain, prelude = times
+            start = free[number] + prelude
+            if start > ready[number]:
+                cause[number] = self.previous[number]
+            else:
+                start = ready[number]
+            timing.start[number] = start
+            busy_end = timing.busy_end[number] = start + busy
+            end = timing.end[number] = busy_end + drain
+            after = following[number]
+            if after >= 0:
+                free[after] = busy_end
+                self.previous[after] = number
+                missing[after] -= 1
+                if not missing[after]:
+                    stack.append(after)
+            for code in successors[number]:
+                waiting, kind = code >> 2, code & 3
+                when = end if kind else busy_end
+                if kind != RESULT_HERE:
+                    when += delay
+                if when > ready[waiting]:
+                    ready[waiting] = when
+                    cause[waiting] = number
+                missing[waiting] -= 1
+                if not missing[waiting]:
+                    stack.append(waiting)
+
     def _begin(self, number: int) -> None:
-        """All that instruction `number` waits for is there."""
+        """All that an instruction waits for is there that shares something with others."""
         plan = self.plan
         kind = plan.numbers[number]
         task = plan.tasks[kind]
         if type(task) is Compute:
-            cost = self.prices[kind]
-            start = self._own_start(number, cost.prelude)
-            if self.ports[kind]:
-                heapq.heappush(self.heap, (start, number, _PORTS))
-            else:
-                self._execute(number, start, cost)
+            start = self._own_start(number, self.prices[kind].prelude)
+            heapq.heappush(self.heap, (start, number, _PORTS))
         elif type(task) is Transfer:
             self._arrive(number, task)
         else:

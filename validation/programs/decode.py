@@ -129,14 +129,14 @@ def finish(out, product, down, first, part, inner):
         tile = nl.ndarray((width, tokens), dtype=nl.bfloat16, buffer=nl.sbuf)
         nisa.tensor_copy(dst=tile, src=flat)
         turned.append(tile)
-    at_once = 8 * COLUMNS
+    at_once = 4 * COLUMNS
     for column in range(0, part, at_once):
         width = min(at_once, part - column)
         columns_of(out, turned, down, first + column, width)
 
 
 def columns_of(out, turned, down, column, width):
-    """Up to 4096 columns of the output, in the eight banks of PSUM."""
+    """Up to 2048 columns of the output, in four of the eight banks of PSUM."""
     tokens = out.shape[0]
     totals = []
     for n in range(0, width, COLUMNS):
