@@ -15,6 +15,7 @@ import numpy as np
 
 from evaluation.artefact import VARIANTS
 from evaluation.benchmark import summarise_ms
+from evaluation.device_record import add_device_figures, device_launches
 from evaluation.files import read_json, sha256_file, sha256_json
 from evaluation.freshness import (
     Present,
@@ -73,24 +74,21 @@ def aggregate(
     kernel_tests: Sequence[Path],
     model_manifest: Path,
 ) -> dict[str, Any]:
-    """Return the record of a build on the simulator, fresh and valid.
+    """Return the record of a build, on the simulator or on a device, fresh and valid.
 
     `config` is the configuration; the paths are the files that the other steps made. Raises
     StaleInput for files that do not belong together or to the present sources, ManifestError for a
     model manifest that cannot be read, and RecordError should the record not pass its own
     validation.
     """
-    if config["backend"] != "simulator":
-        raise ValueError(
-            f"backend {config['backend']!r}: evaluations hold host times of the simulator only, "
-            "from which no record of a device can be made"
-        )
+    if config["backend"] not in ("simulator", "neuron"):
+        raise ValueError(f"backend {config['backend']!r}: nothing here evaluates on it")
     manifest = ResultFile(model_manifest, checkpoint.read(model_manifest))
     present = Present(
         config,
         load_prompts(prompts),
         manifest.content["sha256"],
-        {variant: variant_sources(variant) for variant in VARIANTS},
+        {variant: variant_sources(variant, config["backend"]) for variant in VARIANTS},
     )
     results = read_results(evaluations)
     compiled = read_results(artefacts)
@@ -128,7 +126,8 @@ def _record(
     }
     baselines = load_baselines(BASELINES_FILE, config["platform_target"])
     architecture = _architecture(config)
-    return {
+    on_device = config["backend"] == "neuron"
+    record = {
         "schema_version": SCHEMA_VERSION,
         "competition": COMPETITION,
         "model": _model_name(manifest.content["source"], architecture),
@@ -144,13 +143,16 @@ def _record(
             _prompt_result(*pair)
             for pair in zip(by_variant["baseline"], by_variant["nki"], strict=True)
         ],
-        "nki_kernels_implemented": _kernels(tests, by_variant["nki"]),
+        "nki_kernels_implemented": _kernels(tests, by_variant["nki"], architecture),
         "optimization_techniques": list(OPTIMIZATION_TECHNIQUES),
         "test_configuration": _test_configuration(present, architecture),
-        "absent": [{"key": key, "reason": reason} for key, reason in _ABSENT.items()],
+        "absent": [] if on_device else [{"key": k, "reason": why} for k, why in _ABSENT.items()],
         "fallbacks": _fallbacks(by_variant["nki"]),
         "provenance": _provenance(present, prompts, results, compiled, manifest),
     }
+    if on_device:
+        add_device_figures(record, by_variant, baselines)
+    return record
 
 
 def _provenance(
@@ -228,11 +230,15 @@ def _host_time(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kernels(
-    tests: Sequence[ResultFile], evaluations: Sequence[Mapping[str, Any]]
+    tests: Sequence[ResultFile],
+    evaluations: Sequence[Mapping[str, Any]],
+    architecture: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     tested = _merged(file.content["kernels"] for file in tests)
     launches = [evaluation["launches"] for evaluation in evaluations]
-    if any(counted != launches[0] for counted in launches):
+    if evaluations[0]["backend"] == "neuron":
+        launches = [device_launches(evaluation, architecture) for evaluation in evaluations]
+    elif any(counted != launches[0] for counted in launches):
         raise StaleInput(["the evaluations counted different launches; evaluate nki again"])
     return [_kernel(spec, tested[name], launches[0]) for name, spec in SPECS.items()]
 

@@ -50,7 +50,7 @@ def artefact_inputs(
         "model_manifest_sha256": model_manifest_sha256,
         **variant_sources(variant, settings.backend),
     }
-    if variant == "nki":
+    if variant == "nki" and settings.backend == "simulator":
         inputs["nki_sim"] = simulator_hash()
     return inputs
 

@@ -25,6 +25,10 @@ _PARTS = {
 }
 """What an evaluation of each variant holds."""
 
+_DEVICE_PARTS = {"mac_ratio", "device"}
+_OF_THE_DEVICE = ("sdk", "neuron_config")
+"""What an evaluation on a device holds besides, and what its artefact alone knows."""
+
 
 class StaleInput(RuntimeError):
     """Files that do not belong to the present sources, model, prompts or configuration."""
@@ -97,9 +101,25 @@ def stale_artefacts(artefacts: Sequence[ResultFile], present: Present) -> Iterat
             continue
         if file.content.get("key") != sha256_json(recorded):
             yield f"{file.path}: the key is not the hash of the inputs; compile {variant} again"
-        now = artefact_inputs(variant, present.model_manifest_sha256, present.compile_settings)
-        for difference in differing(recorded, now):
+        known, now = _comparable(variant, recorded, present)
+        for difference in differing(known, now):
             yield f"{file.path}: {difference}; compile {variant} again"
+
+
+def _comparable(
+    variant: str, recorded: Mapping[str, Any], present: Present
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Return what an artefact states of its inputs and what there is now, as far as both are known.
+
+    A device's artefact also states its SDK and the whole NeuronConfig. The record may be made where
+    neither is; of the latter the sequence length is asked for by the configuration.
+    """
+    now = artefact_inputs(variant, present.model_manifest_sha256, present.compile_settings)
+    if present.config["backend"] != "neuron":
+        return recorded, now
+    known = {name: value for name, value in recorded.items() if name not in _OF_THE_DEVICE}
+    known["seq_len"] = lookup(recorded, "neuron_config.seq_len")
+    return known, {**now, "seq_len": present.settings["sequence_length"]}
 
 
 def stale_evaluations(
@@ -119,7 +139,9 @@ def stale_evaluations(
         for file in of_variant:
             prompt_id = lookup(file.content, "prompt.id")
             rerun = f"evaluate prompt {prompt_id} with {variant} again"
-            missing = sorted(_PARTS[variant] - file.content.keys())
+            on_device = present.config["backend"] == "neuron"
+            parts = _PARTS[variant] | (_DEVICE_PARTS if on_device else set())
+            missing = sorted(parts - file.content.keys())
             if missing:
                 lacking = ", ".join(missing)
                 yield f"{file.path}: not a complete evaluation, without {lacking}; {rerun}"

@@ -16,6 +16,7 @@ from evaluation.files import read_json, sha256_file, sha256_json, write_json
 from evaluation.prompts import Prompt, load_prompts
 from evaluation.provenance import kernel_test_inputs, variant_sources
 from kernels.specs import SPECS
+from model.launches import expected_launches
 
 SETTINGS = {
     "sequence_length": 640, "max_new_tokens": 8, "warmup_runs": 1, "timed_runs": 3,
@@ -70,12 +71,15 @@ class Results:
         return aggregate(**{**arguments, **changes})
 
 
-def make(folder: Path) -> Results:
+def make(folder: Path, backend: str = "simulator") -> Results:
     """Write a complete set of files for two prompts."""
     prompts_file = folder / "prompts.txt"
     prompts_file.write_text("the first prompt\n\nthe second prompt\n")
-    results = Results(folder, _config(folder, prompts_file))
-    architecture = {"num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 8}
+    results = Results(folder, _config(folder, prompts_file) | {"backend": backend})
+    architecture = {
+        "num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+    }  # fmt: skip
     write_json(folder / "model" / "config.json", architecture)
     files = {
         "config.json": {
@@ -93,11 +97,15 @@ def make(folder: Path) -> Results:
     for name in SPECS:
         write_json(results.kernel_test(name), _kernel_test(name))
     for variant in VARIANTS:
-        inputs = artefact_inputs(variant, manifest["sha256"], CompileSettings())
+        inputs = artefact_inputs(variant, manifest["sha256"], CompileSettings(backend))
+        if backend == "neuron":
+            inputs |= {"sdk": {"torch-neuronx": "2.9"}, "neuron_config": {"seq_len": 640}}
         artefact = {"schema_version": 1, "key": sha256_json(inputs), "variant": variant}
         write_json(results.artefact(variant), {**artefact, "inputs": inputs, "kernels": []})
         for prompt in load_prompts(prompts_file):
             evaluation = _evaluation(variant, prompt, manifest["sha256"], artefact["key"])
+            if backend == "neuron":
+                _make_measured(evaluation, architecture)
             write_json(results.evaluation(variant, prompt.id), evaluation)
     return results
 
@@ -166,6 +174,22 @@ def _evaluation(variant: str, prompt: Prompt, model: str, artefact_key: str) -> 
     evaluation["fallbacks"] = []
     evaluation["inputs"]["baseline_logits_sha256"] = logits_sha256
     return evaluation
+
+
+def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> None:
+    """Turn an evaluation of the simulator into one of a device."""
+    variant = evaluation["variant"]
+    evaluation["backend"] = "neuron"
+    evaluation["inputs"] |= variant_sources(variant, "neuron")
+    evaluation["mac_ratio"] = {"challenge_ratio": 0.25 if variant == "nki" else 0.0}
+    evaluation["device"] = {
+        "instance_type": "trn2.3xlarge", "neuron_devices": 1, "sdk_release": "2.29",
+    }  # fmt: skip
+    if variant == "nki":
+        evaluation["launches"] = {"source": "graphs"} | {
+            phase: expected_launches(architecture, named, final_norm_fused=False)
+            for phase, named in (("prefill", "prefill"), ("decode_step", "decode"))
+        }
 
 
 def _kernel_test(name: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_every_stale_file_is_listed(results: Results) -> None:
 def test_an_edited_kernel_makes_evaluation_and_artefact_stale(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def edited(variant: str) -> dict[str, dict[str, str]]:
+    def edited(variant: str, backend: str) -> dict[str, dict[str, str]]:
         sources = artefact.variant_sources(variant)
         if variant == "nki":
             sources["kernels"]["kernels/nki_kernels.py"] = "e" * 64
@@ -215,9 +215,67 @@ def test_prompts_that_counted_different_launches_are_refused(results: Results) -
 
 
 def test_another_backend_is_refused(results: Results) -> None:
-    results.config["backend"] = "neuron"
-    with pytest.raises(ValueError, match="host times of the simulator"):
+    results.config["backend"] = "neuron-simulator"
+    with pytest.raises(ValueError, match="nothing here evaluates on it"):
         results.record()
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Results:
+    return result_files.make(tmp_path, "neuron")
+
+
+def test_a_device_gives_latencies_and_scores(measured: Results) -> None:
+    record = measured.record()
+    assert validate(record) == [] and record["absent"] == []
+    assert record["hardware"] == "trn2.3xlarge, 1 Neuron device(s)"
+    assert record["neuron_sdk_version"] == "2.29"
+    side = record["per_prompt_results"][0]["nki"]
+    assert side["latency"] == {"basis": "measured", "samples_ms": [1000.0, 1500.0, 1250.0]}
+    assert side["latency_ms"] == pytest.approx(1495.0)
+    assert side["throughput_tok_s"] == pytest.approx(640 / 1.25)
+    expected = (12498 / 1495) * (512 / 51.86) * 1.25
+    assert side["score"] == pytest.approx(expected)
+    assert record["summary"]["improvement_percent"] == pytest.approx(25)
+    assert record["summary"]["nki_flops_ratio"] == 0.25
+    assert "model/qwen_with_nki.py" in record["provenance"]["model_code"]
+
+
+def test_a_kernel_that_did_not_run_on_the_device_needs_a_reason(measured: Results) -> None:
+    for prompt in (0, 1):
+        measured.change(measured.evaluation("nki", prompt), "launches>prefill>silu", 0)
+    with pytest.raises(RecordError, match=r"launches\.prefill"):
+        measured.record()
+    reason = [{"kernel": "silu", "reason": "CTE: blocks"}]
+    for prompt in (0, 1):
+        measured.change(measured.evaluation("nki", prompt), "fallbacks", reason)
+    assert validate(measured.record()) == []
+
+
+@pytest.mark.parametrize("keys, value, named", [
+    ("inputs>kernels>kernels/nki_kernels.py", "f" * 64, "kernels/nki_kernels.py is"),
+    ("mac_ratio", None, "not a complete evaluation, without mac_ratio"),
+    ("device", None, "not a complete evaluation, without device"),
+])  # fmt: skip
+def test_a_stale_measurement_is_named(measured: Results, keys: str, value: Any, named: str) -> None:
+    measured.change(measured.evaluation("nki", 0), keys, value)
+    assert named in refused(measured)
+
+
+def test_a_model_compiled_for_another_length_is_stale(measured: Results) -> None:
+    measured.config["evaluation"]["sequence_length"] = 512
+    assert "seq_len is 640 there, 512 now; compile nki again" in refused(measured)
+
+
+def test_prompts_without_a_published_baseline_have_no_score(measured: Results, monkeypatch) -> None:
+    from evaluation import scoring
+
+    published = scoring.load_baselines(aggregation.BASELINES_FILE, "trn2")
+    fewer = scoring.Baselines(*list(vars(published).values())[:3], published.per_prompt[:1])
+    monkeypatch.setattr(aggregation, "load_baselines", lambda path, platform: fewer)
+    record = measured.record()
+    assert "score" not in record["per_prompt_results"][0]["nki"]
+    assert "nki_total_score" in " ".join(entry["key"] for entry in record["absent"])
 
 
 def test_a_downloaded_model_has_its_name(results: Results) -> None:

@@ -1,0 +1,99 @@
+"""What the results record holds of a device beyond what a simulator tells: latency, score, SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation import scores, sdk
+from evaluation.scoring import (
+    Baselines,
+    improvement_percent,
+    score,
+    total_score,
+)
+from model.launches import expected_launches
+
+Evaluations = Sequence[Mapping[str, Any]]
+
+_PHASES = {"prefill": "prefill", "decode_step": "decode"}
+SIDES = ("baseline", "nki")
+_NOT_PUBLISHED = "the organisers publish no baseline for some of these prompts"
+_SCORES = (
+    *(f"per_prompt_results[*].{side}.score" for side in SIDES),
+    "per_prompt_results[*].improvement_percent",
+    *(f"summary.{side}_total_score" for side in SIDES),
+    "summary.improvement_percent",
+)
+_NO_RELEASE = "the installed packages belong to no release that envs/neuron.yaml states"
+
+
+def add_device_figures(
+    record: dict[str, Any], by_variant: Mapping[str, Evaluations], baselines: Baselines
+) -> None:
+    """Add to a record what its evaluations measured on a device; samples come first, in full."""
+    device = by_variant["nki"][0]["device"]
+    record["hardware"] = f"{device['instance_type']}, {device['neuron_devices']} Neuron device(s)"
+    if device["sdk_release"] != sdk.UNKNOWN:
+        record["neuron_sdk_version"] = device["sdk_release"]
+    else:
+        record["absent"].append({"key": "neuron_sdk_version", "reason": _NO_RELEASE})
+    record["summary"]["nki_flops_ratio"] = by_variant["nki"][0]["mac_ratio"]["challenge_ratio"]
+    for side in SIDES:
+        for prompt, evaluation in zip(record["per_prompt_results"], by_variant[side], strict=True):
+            prompt[side] |= _figures(evaluation)
+    published = {base.prompt_id for base in baselines.per_prompt}
+    if {prompt["prompt_id"] for prompt in record["per_prompt_results"]} <= published:
+        _add_scores(record, by_variant, baselines)
+    else:
+        record["absent"] += [{"key": key, "reason": _NOT_PUBLISHED} for key in _SCORES]
+
+
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one side of a prompt: latency with its samples, throughput, ratio."""
+    measured = scores.measurement(evaluation)
+    samples_ms = [1e3 * second for second in evaluation["host_time"]["end_to_end_s"]]
+    return {
+        "latency": {"basis": "measured", "samples_ms": samples_ms},
+        "latency_ms": measured.latency_ms,
+        "throughput_tok_s": measured.throughput_tok_s,
+        "nki_flops_ratio": measured.nki_flops_ratio,
+    }
+
+
+def _add_scores(
+    record: dict[str, Any], by_variant: Mapping[str, Evaluations], baselines: Baselines
+) -> None:
+    """Add the score of each prompt, the totals, and what the kernels improve."""
+    prompts, summary = record["per_prompt_results"], record["summary"]
+    for side in SIDES:
+        for prompt, evaluation in zip(prompts, by_variant[side], strict=True):
+            base = baselines.for_prompt(prompt["prompt_id"])
+            prompt[side]["score"] = score(scores.measurement(evaluation), base)
+        summary[f"{side}_total_score"] = total_score([prompt[side]["score"] for prompt in prompts])
+    for prompt in prompts:
+        pair = (prompt[side]["score"] for side in SIDES)
+        prompt["improvement_percent"] = improvement_percent(*pair)
+    totals = (summary[f"{side}_total_score"] for side in SIDES)
+    summary["improvement_percent"] = improvement_percent(*totals)
+
+
+def device_launches(
+    evaluation: Mapping[str, Any], architecture: Mapping[str, Any]
+) -> dict[str, dict[str, int]]:
+    """Return the launches of a device's run beside those that the architecture demands.
+
+    The demand holds for a kernel that stands in all of its hooks. Where a fallback is listed for
+    one, what was counted is all that can be expected of it.
+    """
+    excused = {entry["kernel"] for entry in evaluation["fallbacks"]}
+    launches: dict[str, dict[str, int]] = {}
+    for phase, named in _PHASES.items():
+        counted = evaluation["launches"][phase]
+        demanded = expected_launches(architecture, named, final_norm_fused=False)  # type: ignore[arg-type]
+        launches[phase] = counted
+        launches[f"expected_{phase}"] = {
+            kernel: counted.get(kernel, 0) if kernel in excused else demand
+            for kernel, demand in demanded.items()
+        }
+    return launches
