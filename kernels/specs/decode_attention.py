@@ -33,11 +33,8 @@ def _qkv(
     }
 
 
-def _kv(count: int, *others: Scalars) -> Scalars:
-    merged = {"kv_heads": count, "rounding": "fused"}
-    for other in others:
-        merged |= other
-    return merged
+def _kv(count: int, other: Scalars | None = None) -> Scalars:
+    return {"kv_heads": count, "rounding": "fused", **(other or {})}
 
 
 ALONE: Scalars = {"residual": None}
