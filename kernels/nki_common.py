@@ -42,8 +42,8 @@ def element_bytes(dtype):
     return 4 if dtype == nl.float32 else 2
 
 
-def inner_dtype(kernel, dtype, rounding):
-    """Dtype of the tiles between operations, as the rounding schedule wants it."""
+def inner_dtype(kernel, rounding, dtype):
+    """Dtype of tiles between two operations: float32 if "fused", that of x if "stepwise"."""
     assert rounding == "fused" or rounding == "stepwise", (
         f"{kernel}: rounding must be 'fused' or 'stepwise', received {rounding}"
     )

@@ -10,16 +10,20 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from kernels.nki_common import PARTITIONS, check_dtype, check_float, check_rank, check_shape
+from kernels.nki_common import (
+    PARTITIONS,
+    check_dtype,
+    check_float,
+    check_rank,
+    check_shape,
+    inner_dtype,
+)
 from kernels.nki_decode_common import (
     BANK,
     check_tokens,
     column_partitions,
     evacuate,
     exchange_and_add,
-    filled,
-    identity,
-    inner_dtype,
     prefetch_linear,
     project_linear,
     share,
@@ -27,6 +31,7 @@ from kernels.nki_decode_common import (
     transpose,
 )
 from kernels.nki_decode_qkv_kernels import check_heads, share_kv, share_stored
+from kernels.nki_patterns import filled, identity
 
 MASKED = -1e30  # added to the score of a position that is not seen: its exponential is 0
 

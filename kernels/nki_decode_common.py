@@ -13,6 +13,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from kernels.nki_common import PARTITIONS, check_dtype, check_rank, check_shape
+from kernels.nki_patterns import filled
 
 LOAD_BYTES = 65536  # per partition: the most that one load of a weight brings in; two fit in SBUF
 BANK = 512  # fp32 elements per partition of one PSUM bank: what one tile of products may hold
@@ -48,45 +49,6 @@ def check_eps(kernel, eps):
     assert isinstance(eps, float) and eps > 0.0, (
         f"{kernel}: eps must be a positive Python float, received {eps}; rsqrt of zeros is infinite"
     )
-
-
-def inner_dtype(kernel, rounding, dtype):
-    """Dtype of tiles between two operations: float32 if "fused", that of x if "stepwise"."""
-    assert rounding == "fused" or rounding == "stepwise", (
-        f"{kernel}: rounding must be 'fused' or 'stepwise', received {rounding}"
-    )
-    return nl.float32 if rounding == "fused" else dtype
-
-
-# Constants: made once per launch, while the first loads are on their way.
-
-
-def filled(lines, width, value, dtype):
-    """[lines, width] tile of `value`, a Python float."""
-    tile = nl.ndarray((lines, width), dtype=dtype, buffer=nl.sbuf)
-    nisa.memset(dst=tile, value=value)
-    return tile
-
-
-def diagonals(size, shifts, dtype):
-    """[size, size] tile of 0 with 1 where partition - column is in the tuple `shifts`."""
-    tile = filled(size, size, 0.0, dtype)
-    for shift in shifts:
-        nisa.affine_select(
-            dst=tile,
-            pattern=[[-1, size]],
-            offset=-shift,
-            channel_multiplier=1,
-            on_true_tile=tile,
-            on_false_value=1.0,
-            cmp_op=nl.not_equal,
-        )
-    return tile
-
-
-def identity(size, dtype):
-    """[size, size] identity: the moving operand of a transpose, whose dtype it must have."""
-    return diagonals(size, (0,), dtype)
 
 
 # Columns from HBM and back.

@@ -9,7 +9,15 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from kernels.nki_common import PARTITIONS, check_dtype, check_float, check_rank, check_shape
+from kernels.nki_common import (
+    PARTITIONS,
+    check_dtype,
+    check_float,
+    check_rank,
+    check_shape,
+    element_bytes,
+    inner_dtype,
+)
 from kernels.nki_decode_attention_kernels import (
     attend_groups,
     attention_constants,
@@ -29,8 +37,6 @@ from kernels.nki_decode_common import (
     column_partitions,
     evacuate,
     exchange_and_add,
-    identity,
-    inner_dtype,
     load_columns,
     load_linear,
     load_whole,
@@ -57,7 +63,7 @@ from kernels.nki_decode_qkv_kernels import (
     share_kv,
 )
 from kernels.nki_moe_kernels import CHOSEN
-from kernels.nki_patterns import bytes_of
+from kernels.nki_patterns import identity
 
 # Bytes per partition for weights and caches, of the 212984 that the smallest core with two physical
 # ones offers; the rest holds constants, activations and the stack's new keys and values.
@@ -78,7 +84,7 @@ def attention_bytes(w_qkv, w_o, w_router, k_cache, heads):
     elements = columns * queries * head_dim + steps * 2 * kv_count * head_dim
     elements = elements + queries * w_o.shape[3] + columns * (w_router.shape[3] + 2)
     elements = elements + kv_count * (capacity + blocks * head_dim)
-    return elements * bytes_of(w_qkv.dtype)
+    return elements * element_bytes(w_qkv.dtype)
 
 
 def plan_loads(layer_bytes, expert_bytes):
@@ -199,7 +205,7 @@ def decoder_layers(
     expert_elements = gate_up.shape[2] * gate_up.shape[3] + down.shape[2] * down.shape[3]
     at_once, room = plan_loads(
         attention_bytes(w_qkv, w_o, w_router, caches[0], heads),
-        expert_elements * bytes_of(w_down.dtype),
+        expert_elements * element_bytes(w_down.dtype),
     )
     buffers = expert_buffers(gate_up, down, total.shape[2] * share(CHOSEN)[1], room)
     identity_tile = constants[2][2]

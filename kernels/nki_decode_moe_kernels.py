@@ -4,16 +4,13 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from kernels.nki_common import PARTITIONS
+from kernels.nki_common import PARTITIONS, element_bytes, inner_dtype
 from kernels.nki_decode_common import (
     add_columns,
     check_columns,
     check_tokens,
     evacuate,
     exchange_and_add,
-    filled,
-    identity,
-    inner_dtype,
     load_columns,
     load_linear,
     norm_constants,
@@ -30,7 +27,7 @@ from kernels.nki_moe_kernels import (
     load_expert,
     router_logits,
 )
-from kernels.nki_patterns import bytes_of
+from kernels.nki_patterns import filled, identity
 
 WEIGHT_BYTES = 163840  # per partition, for experts' weights: what the rest leaves of 212984
 MOST_BUFFERS = 4  # experts on their way or in use at once: one core's of a token
@@ -90,7 +87,7 @@ def expert_buffers(w_gate_up, w_down, loads, room=WEIGHT_BYTES):
     gate_up_shape = w_gate_up.shape[1:4]
     down_shape = w_down.shape[1:4]
     elements = gate_up_shape[1] * gate_up_shape[2] + down_shape[1] * down_shape[2]
-    fitting = max(1, room // (elements * bytes_of(w_down.dtype)))
+    fitting = max(1, room // (elements * element_bytes(w_down.dtype)))
     buffers = []
     for _buffer in range(min(min(loads, MOST_BUFFERS), fitting)):
         gate_up = nl.ndarray(gate_up_shape, dtype=w_gate_up.dtype, buffer=nl.sbuf)

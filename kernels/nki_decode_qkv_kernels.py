@@ -9,7 +9,14 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from kernels.nki_common import PARTITIONS, check_dtype, check_float, check_rank, check_shape
+from kernels.nki_common import (
+    PARTITIONS,
+    check_dtype,
+    check_float,
+    check_rank,
+    check_shape,
+    inner_dtype,
+)
 from kernels.nki_decode_common import (
     BANK,
     add_columns,
@@ -17,11 +24,8 @@ from kernels.nki_decode_common import (
     check_eps,
     check_tokens,
     column_partitions,
-    diagonals,
     evacuate,
     exchange_and_add,
-    identity,
-    inner_dtype,
     load_columns,
     load_linear,
     load_whole,
@@ -35,6 +39,7 @@ from kernels.nki_decode_common import (
     store_columns,
     transpose,
 )
+from kernels.nki_patterns import diagonals, identity
 
 # What each core does.
 

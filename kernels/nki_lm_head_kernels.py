@@ -10,14 +10,14 @@ from kernels.nki_common import (
     check_float,
     check_rank,
     check_shape,
+    element_bytes,
+    inner_dtype,
 )
 from kernels.nki_decode_common import (
     add_columns,
     check_columns,
     check_tokens,
     evacuate,
-    identity,
-    inner_dtype,
     load_columns,
     norm_constants,
     project_columns,
@@ -26,7 +26,7 @@ from kernels.nki_decode_common import (
     transpose,
 )
 from kernels.nki_moe_kernels import CHOSEN, find_largest
-from kernels.nki_patterns import bytes_of, index_column
+from kernels.nki_patterns import identity, index_column
 
 CHUNK_BYTES = 32768  # per partition, of weights on their way or in use: 2 KiB runs of 16 columns
 BUFFERS = 3  # chunks of weights on chip: one in use, two on their way
@@ -37,7 +37,7 @@ TILES_LIMIT = 16384  # what max8 searches at once
 
 def chunk_vocabulary(columns, dtype):
     """Entries of the vocabulary per chunk of weights: whole tiles of 128, at least one."""
-    return max(1, CHUNK_BYTES // (columns * bytes_of(dtype) * PARTITIONS)) * PARTITIONS
+    return max(1, CHUNK_BYTES // (columns * element_bytes(dtype) * PARTITIONS)) * PARTITIONS
 
 
 def vocabulary_logits(normed, w_head, first, count, inner):

@@ -19,29 +19,13 @@ WEIGHT_LOADS = 4  # DMAs per weight: the first matmuls begin when a quarter of i
 COLUMNS_BYTES = 81920
 
 
-def check_tokens(kernel, tokens, depth, dtype):
+def check_prompt(kernel, tokens, depth, dtype):
     """Refuse more tokens than lie on chip as columns [P, depth, tokens]."""
     most = COLUMNS_BYTES // (depth * element_bytes(dtype))
     assert tokens <= most, (
         f"{kernel}: at most {most} tokens of this width fit in SBUF, received {tokens}; split the "
         f"prompt before the call"
     )
-
-
-def identity(size, dtype):
-    """[size, size] tile with ones on the diagonal and zeros elsewhere: what a transpose moves."""
-    tile = nl.ndarray((size, size), dtype=dtype, buffer=nl.sbuf)
-    nisa.memset(dst=tile, value=0.0)
-    nisa.affine_select(
-        dst=tile,
-        pattern=[[-1, size]],
-        offset=0,
-        channel_multiplier=1,
-        on_true_tile=tile,
-        on_false_value=1.0,
-        cmp_op=nl.not_equal,
-    )
-    return tile
 
 
 def transpose_pieces(dst, piece, first, source, eye):
@@ -67,7 +51,15 @@ def transpose_pieces(dst, piece, first, source, eye):
         nisa.tensor_copy(dst=dst[:, piece + start : piece + stop, first : first + rows], src=turned)
 
 
-def load_columns(heads, first, count):
+def rows_to_columns(rows, count, eye):
+    """[P, J, B] columns of `rows` [B, N], N = J P: element j P + p at (p, j). `count` is P."""
+    lines, length = rows.shape
+    columns = nl.ndarray((count, length // count, lines), dtype=rows.dtype, buffer=nl.sbuf)
+    transpose_pieces(columns, 0, 0, rows, eye)
+    return columns
+
+
+def load_heads(heads, first, count):
     """[D, count, S] tile: `count` heads from `first` of [heads, D, S] in HBM, tokens as columns."""
     _heads, head_dim, tokens = heads.shape
     tile = nl.ndarray((head_dim, count, tokens), dtype=heads.dtype, buffer=nl.sbuf)
@@ -76,7 +68,7 @@ def load_columns(heads, first, count):
     return tile
 
 
-def store_columns(out, head, columns, first, count):
+def store_heads(out, head, columns, first, count):
     """out [heads, D, S] from `head` on = heads first .. first + count of columns [D, n, S]."""
     _heads, head_dim, tokens = out.shape
     pattern = [[tokens, head_dim], [head_dim * tokens, count], [1, tokens]]
@@ -133,7 +125,7 @@ def project_rows(columns, first, tokens, weights):
     return sums
 
 
-def evacuate(dst, sums, first):
+def evacuate_rows(dst, sums, first):
     """dst [tokens, n] = columns first .. first + n of the tiles of `project_rows`, rounded once."""
     length = dst.shape[1]
     for number in range(len(sums)):

@@ -1,9 +1,38 @@
-"""Counters and triangular matrices, which kernels compute instead of loading; rows to columns."""
+"""Constants that kernels compute instead of loading: fillings, identities, counters, triangles.
+
+They are made once per launch, while the first loads are on their way.
+"""
 
 import nki.isa as nisa
 import nki.language as nl
 
-PSUM_BANK_BYTES = 2048  # per partition: what the matmuls of one output tile may fill
+
+def filled(lines, width, value, dtype):
+    """[lines, width] tile of `value`, a Python float."""
+    tile = nl.ndarray((lines, width), dtype=dtype, buffer=nl.sbuf)
+    nisa.memset(dst=tile, value=value)
+    return tile
+
+
+def diagonals(size, shifts, dtype):
+    """[size, size] tile of 0 with 1 where partition - column is in the tuple `shifts`."""
+    tile = filled(size, size, 0.0, dtype)
+    for shift in shifts:
+        nisa.affine_select(
+            dst=tile,
+            pattern=[[-1, size]],
+            offset=-shift,
+            channel_multiplier=1,
+            on_true_tile=tile,
+            on_false_value=1.0,
+            cmp_op=nl.not_equal,
+        )
+    return tile
+
+
+def identity(size, dtype):
+    """[size, size] identity: the moving operand of a transpose, whose dtype it must have."""
+    return diagonals(size, (0,), dtype)
 
 
 def index_row(lines, count, first):
@@ -35,32 +64,3 @@ def order_matrix(size, comparison, value, dtype):
         operand1=value,
     )
     return matrix
-
-
-def bytes_of(dtype):
-    """Bytes per element of float32 or bfloat16."""
-    return 4 if dtype == nl.float32 else 2
-
-
-def rows_to_columns(rows, count, identity_tile):
-    """[P, J, B] columns of `rows` [B, N], N = J P: element j P + p of a row at (p, j).
-
-    J transposes on the tensor engine fill a PSUM bank, or several one after the other, each of
-    which is evacuated once. `identity_tile` has the dtype of `rows`; `count` is P.
-    """
-    lines, length = rows.shape
-    pieces = length // count
-    columns = nl.ndarray((count, pieces, lines), dtype=rows.dtype, buffer=nl.sbuf)
-    together = max(1, PSUM_BANK_BYTES // (lines * bytes_of(rows.dtype)))
-    for first in range(0, pieces, together):
-        last = min(first + together, pieces)
-        turned = nl.ndarray((count, last - first, lines), dtype=rows.dtype, buffer=nl.psum)
-        for piece in range(first, last):
-            nisa.nc_matmul(
-                dst=turned[:, piece - first, :],
-                stationary=rows[:, piece * count : (piece + 1) * count],
-                moving=identity_tile[0:lines, 0:lines],
-                is_transpose=True,
-            )
-        nisa.tensor_copy(dst=columns[:, first:last, :], src=turned)
-    return columns

@@ -15,12 +15,12 @@ from kernels.nki_common import (
 )
 from kernels.nki_matmul_stages import (
     BANK_COLUMNS,
-    check_tokens,
-    identity,
-    load_columns,
-    store_columns,
+    check_prompt,
+    load_heads,
+    store_heads,
     transpose_pieces,
 )
+from kernels.nki_patterns import identity
 
 # What hides a key: finite in float32 and bfloat16, so that no difference of scores is NaN, and so
 # low that its exponential is 0 beside any score.
@@ -277,7 +277,7 @@ def check_attention_arguments(kernel, q, k, v):
         f"{kernel}: head_dim may be at most {PARTITIONS}, received {head_dim}; it is contracted on "
         f"the partitions"
     )
-    check_tokens(kernel, tokens, heads // kv_heads, q.dtype)
+    check_prompt(kernel, tokens, heads // kv_heads, q.dtype)
 
 
 @nki.jit
@@ -316,7 +316,7 @@ def nki_attention_prefill_kernel(q, k, v, rounding="fused"):
                  group's heads in 80 KiB), another rounding
     """
     name = "nki_attention_prefill_kernel"
-    inner_dtype(name, q.dtype, rounding)
+    inner_dtype(name, rounding, q.dtype)
     check_attention_arguments(name, q, k, v)
     heads, head_dim, tokens = q.shape
     group = heads // k.shape[0]
@@ -331,7 +331,7 @@ def nki_attention_prefill_kernel(q, k, v, rounding="fused"):
         last = min(end, (kv_head + 1) * group)
         for head in range(max(begin, kv_head * group), last, HEADS_AT_ONCE):
             count = min(HEADS_AT_ONCE, last - head)
-            queries = load_columns(q, head, count)
+            queries = load_heads(q, head, count)
             attended = nl.ndarray((head_dim, count, tokens), dtype=q.dtype, buffer=nl.sbuf)
             for first in range(0, tokens, PARTITIONS):
                 size = min(PARTITIONS, tokens - first)
@@ -341,5 +341,5 @@ def nki_attention_prefill_kernel(q, k, v, rounding="fused"):
                     rows = attend_stepwise(queries, first, size, keys, values, scale, eye)
                 for number in range(count):
                     transpose_pieces(attended, number, first, rows[number], eye)
-            store_columns(out, head, attended, 0, count)
+            store_heads(out, head, attended, 0, count)
     return out

@@ -9,9 +9,12 @@ from kernels.nki_common import (
     check_dtype,
     check_row_length,
     check_shape,
+    element_bytes,
+    inner_dtype,
 )
 from kernels.nki_custom_rmsnorm import load_eps, load_weight, reciprocal_rms, scale_rows
-from kernels.nki_decode_common import BANK, filled, identity, inner_dtype
+from kernels.nki_decode_common import BANK
+from kernels.nki_matmul_stages import rows_to_columns
 from kernels.nki_moe_kernels import (
     CHOSEN,
     check_expert_arguments,
@@ -21,12 +24,7 @@ from kernels.nki_moe_kernels import (
     router_logits,
     weighted_sum,
 )
-from kernels.nki_patterns import (
-    bytes_of,
-    index_column,
-    index_row,
-    rows_to_columns,
-)
+from kernels.nki_patterns import filled, identity, index_column, index_row
 from kernels.nki_token_grouping import (
     block_slots,
     group_tokens,
@@ -440,7 +438,7 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
     )
     slots = block_slots(tokens, count)
     per_block = w_gate_up.shape[2] * w_gate_up.shape[3] + w_down.shape[2] * hidden
-    buffers = 2 if 2 * per_block * bytes_of(x.dtype) <= WEIGHT_BYTES else 1
+    buffers = 2 if 2 * per_block * element_bytes(x.dtype) <= WEIGHT_BYTES else 1
     assert most_blocks(tokens, count, slots) + 2 * buffers * cores <= BANK, (
         f"{name}: the table of blocks must fit one PSUM bank ({BANK} columns), received "
         f"{tokens} tokens; split the prompt"

@@ -24,16 +24,16 @@ from kernels.nki_custom_rmsnorm import (
     scale_rows,
 )
 from kernels.nki_matmul_stages import (
-    check_tokens,
-    evacuate,
-    identity,
-    load_columns,
+    check_prompt,
+    evacuate_rows,
+    load_heads,
     load_outputs,
     outputs_at_once,
     project_rows,
-    store_columns,
+    store_heads,
     transpose_pieces,
 )
+from kernels.nki_patterns import identity
 
 ROW_BYTES = 8192  # longest row of hidden states: six of them, two tiles in flight, are 96 KiB
 
@@ -90,7 +90,7 @@ def check_qkv_arguments(
         f"{kernel}: rows may have at most {ROW_BYTES} B, received {hidden} elements of {size} B; "
         f"longer rows do not fit in SBUF with their intermediates"
     )
-    check_tokens(kernel, tokens, w_qkv.shape[1], x.dtype)
+    check_prompt(kernel, tokens, w_qkv.shape[1], x.dtype)
 
 
 def load_sum(x, residual, total, first, count, inner):
@@ -158,7 +158,7 @@ def turn_heads(columns, sums, head_norms, cos, sin, eps_column, first, count, ey
     cos_tile = load_table(cos, first, count, 1)
     sin_tile = load_signed_sin(sin, first, count, 1)
     rows = nl.ndarray((count, heads * head_dim), dtype=inner, buffer=nl.sbuf)
-    evacuate(rows, sums, 0)
+    evacuate_rows(rows, sums, 0)
     rstd = reciprocal_rms(rows, eps_column, heads, 1)
     scale_rows(rows, rows, rstd, head_norms, heads)
     turned = nl.ndarray((count, heads * head_dim), dtype=columns.dtype, buffer=nl.sbuf)
@@ -170,7 +170,7 @@ def store_values(v, head, sums, begin, count, first, tokens):
     """v [kv heads, S, D] from `head` on, at tokens `first` .. = columns of `sums` from `begin`."""
     _heads, prompt, head_dim = v.shape
     rows = nl.ndarray((tokens, count * head_dim), dtype=v.dtype, buffer=nl.sbuf)
-    evacuate(rows, sums, begin)
+    evacuate_rows(rows, sums, begin)
     pattern = [[head_dim, tokens], [prompt * head_dim, count], [1, head_dim]]
     offset = (head * prompt + first) * head_dim
     nisa.dma_copy(dst=v.ap(pattern=pattern, offset=offset), src=rows)
@@ -231,7 +231,7 @@ def nki_qkv_prefill_kernel(
                  tokens than fit (J S elements in 80 KiB), eps <= 0, another rounding
     """
     name = "nki_qkv_prefill_kernel"
-    inner = inner_dtype(name, x.dtype, rounding)
+    inner = inner_dtype(name, rounding, x.dtype)
     check_qkv_arguments(
         name, x, residual, norm_weight, w_qkv, q_norm, k_norm, cos, sin, eps, kv_heads, inner
     )
@@ -285,9 +285,9 @@ def nki_qkv_prefill_kernel(
                 value = max(head, first_value) - first_value
                 store_values(v, value, sums, turning * head_dim, values, first, count)
         if queries > 0:
-            store_columns(q, head, columns, 0, queries)
+            store_heads(q, head, columns, 0, queries)
         if keys > 0:
-            store_columns(k, max(head, heads) - heads, columns, queries, keys)
+            store_heads(k, max(head, heads) - heads, columns, queries, keys)
     if residual == None:
         return q, k, v
     return q, k, v, total
@@ -328,11 +328,11 @@ def nki_output_projection_prefill_kernel(attended, w_o):
         f"{name}: head_dim may be at most {PARTITIONS}, received {head_dim}; it is contracted on "
         f"the partitions"
     )
-    check_tokens(name, tokens, heads, attended.dtype)
+    check_prompt(name, tokens, heads, attended.dtype)
 
     out = nl.ndarray((tokens, hidden), dtype=attended.dtype, buffer=nl.shared_hbm)
     begin, end = core_share(hidden)
-    columns = load_columns(attended, 0, heads)
+    columns = load_heads(attended, 0, heads)
     part = outputs_at_once(end - begin, 1, w_o)
     for start in range(begin, end, part):
         stop = min(start + part, end)
@@ -341,6 +341,6 @@ def nki_output_projection_prefill_kernel(attended, w_o):
             count = min(PARTITIONS, tokens - first)
             sums = project_rows(columns, first, count, weights)
             rows = nl.ndarray((count, stop - start), dtype=attended.dtype, buffer=nl.sbuf)
-            evacuate(rows, sums, 0)
+            evacuate_rows(rows, sums, 0)
             nisa.dma_copy(dst=out[first : first + count, start:stop], src=rows)
     return out

@@ -9,9 +9,8 @@ import nki.isa as nisa
 import nki.language as nl
 
 from kernels.nki_common import PARTITIONS
-from kernels.nki_decode_common import filled
 from kernels.nki_moe_kernels import CHOSEN
-from kernels.nki_patterns import index_column, index_row, order_matrix
+from kernels.nki_patterns import filled, index_column, index_row, order_matrix
 
 SMALLEST_BLOCK = 16
 LARGEST_BLOCK = 64
