@@ -56,7 +56,7 @@ def _groups(groups: Json) -> str:
 def _ladders(ladders: Json) -> str:
     rows = [
         (
-            name, str(one["points"]), f"{one['rank_correlation']:.2f}",
+            name, str(one["points"]), f"{one['rank_correlation']:.3f}",
             "met" if one["met"] else "missed",
         )
         for name, one in ladders.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..latency import HardwareError, Prediction, predict
-from ..latency.hardware import Constant
+from ..latency.tasks import Meeting, Transfer
 from .output import excerpt, table
 
 if TYPE_CHECKING:
@@ -54,12 +54,22 @@ def _time(found: Prediction) -> str:
     if found.overfull:
         lines.append(f"  on-chip memory was overfull {found.overfull} times: expect spilling")
     rows = [(name, f"{100 * share:.1f} %") for name, share in found.occupancy.items()]
-    uncertain = ", ".join(name for name, one in found.assumptions.items() if _assumed(one))
+    uncertain = ", ".join(name for name in _assumed(found))
     return "\n".join([*lines, table(("busy", "share"), rows, left=1), f"  assumed: {uncertain}"])
 
 
-def _assumed(constant: Constant) -> bool:
-    return constant.confidence == "assumed"
+def _assumed(found: Prediction) -> list[str]:
+    """Assumptions about what this launch does."""
+    tasks = found.plan.tasks
+    kinds = {task.kind for task in tasks if isinstance(task, Meeting)}
+    met = {"memory", *(task.engine for task in tasks if not isinstance(task, Transfer))}
+    if any(isinstance(task, Transfer) for task in tasks):
+        met.add("dma")
+    if "collective" in kinds:
+        met.add("collective")
+    names = [n for n, one in found.assumptions.items() if one.confidence == "assumed"]
+    barrier = ["semaphore.barrier"] if "core_barrier" in kinds else []
+    return [n for n in names if n.split(".")[0] in met and n != "dma.static_issue"] + barrier
 
 
 def _path(found: Prediction, limit: int) -> str:

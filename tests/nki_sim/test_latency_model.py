@@ -265,6 +265,15 @@ def test_cores_that_stream_share_hbm() -> None:
     assert nominal_us(alone) < 0.8 * nominal_us(launch)
 
 
+def test_other_cores_take_their_share_of_hbm() -> None:
+    launch = recorded(load_tiles, Placeholder((128, 16384), "float32"), 2)
+    alone, beside = (predict(launch, "trn2", streaming_cores=n) for n in (1, 2))
+    assert alone.time_us == predict(launch, "trn2").time_us
+    assert beside.time_us.nominal > 1.2 * alone.time_us.nominal and beside.bound == "HBM"
+    with pytest.raises(ValueError, match="on 1 cores"):
+        predict(launch, "trn2", streaming_cores=0)
+
+
 def test_cores_meet() -> None:
     def meeting(x) -> None:
         tile = filled(512)
