@@ -110,7 +110,7 @@ def write_archive(
     members[README] = write_readme(record, _hash(members[RECORD]), members).encode("utf-8")
     manifest = _manifest(members, record)
     members[MANIFEST] = to_json(manifest).encode("utf-8")
-    write_atomically(zip_path, _zip(members))
+    write_atomically(zip_path, zip_bytes(members))
     return manifest
 
 
@@ -122,7 +122,7 @@ def verify_archive(zip_path: Path, python: str, timeout_s: float = 900.0) -> dic
     this is so is checked, not assumed. Returns what was checked, the same for the same archive.
     Raises BundleError.
     """
-    members = _unzip(zip_path)
+    members = read_members(zip_path)
     manifest = _check_manifest(members)
     with tempfile.TemporaryDirectory(prefix="submission-") as temporary:
         folder = Path(temporary).resolve() / "unpacked"
@@ -295,7 +295,8 @@ def _check_manifest(members: Mapping[str, bytes]) -> dict[str, Any]:
 # The zip file --------------------------------------------------------------------------------
 
 
-def _zip(members: Mapping[str, bytes]) -> bytes:
+def zip_bytes(members: Mapping[str, bytes]) -> bytes:
+    """Return a zip file of these members: the same bytes for the same content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
@@ -306,7 +307,7 @@ def _zip(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _unzip(zip_path: Path) -> dict[str, bytes]:
+def read_members(zip_path: Path) -> dict[str, bytes]:
     """Return the members of an archive, by name; nothing is written and no name is trusted."""
     try:
         with zipfile.ZipFile(zip_path) as archive:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from report.build import INSTALL_TEX
@@ -68,6 +68,18 @@ def require_sdk(backend: str, python: str) -> None:
             "neuron.python in config/config.yaml to the interpreter of a Neuron environment (on "
             "AWS's images /opt/aws_neuronx_venv_pytorch_*_nxd_inference/bin/python), or use "
             "backend: simulator."
+        )
+
+
+def require_health(python: str, flags: Sequence[str], root: Path) -> None:
+    """Raise PreflightError with all that the doctor finds, unless a device run can end well."""
+    command = [python, "main.py", "--mode", "doctor", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    looked = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    if looked.returncode:
+        raise PreflightError(
+            "this machine is not ready for the device; nothing was started.\n"
+            f"{looked.stdout}{looked.stderr}"
         )
 
 

@@ -34,15 +34,14 @@ VERSIONS = {
     },
 }
 
-# Run by every Python that is started with it on its path: a device, and the release's versions.
+# Run by every Python that is started with it on its path: a device, and the double's release.
 SITE_CUSTOMIZE = """
-import json, os
+import os
 from pathlib import Path
 from neuronx_distributed import release
 release.choose(os.environ["NXDI_DOUBLE_RELEASE"])
 from evaluation import sdk
 sdk._DEVICES = Path(os.environ["NXDI_DOUBLE_DEVICES"])
-sdk.version_of = json.loads(os.environ["NXDI_DOUBLE_VERSIONS"]).get
 """
 
 
@@ -69,20 +68,21 @@ def in_this_process(
 
 def environment(folder: Path, release: str = "2.29", **variables: str) -> dict[str, str]:
     """Variables under which a started Python sees the double's SDK and a device."""
-    import json
-
     site, devices = folder / "site", folder / "dev"
     for path in (site, devices):
         path.mkdir(parents=True, exist_ok=True)
     (devices / "neuron0").touch()
     (site / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
+    for package, version in VERSIONS[release].items():
+        described = site / f"{package.replace('-', '_')}-{version}.dist-info"
+        described.mkdir(exist_ok=True)
+        (described / "METADATA").write_text(f"Name: {package}\nVersion: {version}\n")
     paths = [str(site), str(nxdi_double.SITE), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "NXDI_DOUBLE_RELEASE": release,
         "NXDI_DOUBLE_DEVICES": str(devices),
-        "NXDI_DOUBLE_VERSIONS": json.dumps(VERSIONS[release]),
         **variables,
     }
 

@@ -12,7 +12,8 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
 from workflow.config import complete, record_of
-from workflow.preflight import PreflightError, require
+from workflow.interpreter import model_python, sdk_versions
+from workflow.preflight import PreflightError, require, require_health
 from workflow.project import (
     content_sha256,
     driver_files,
@@ -51,14 +52,14 @@ FIGURE_FILES = expand(
 )
 
 # The steps that touch the model or the kernels run where the backend is; everything else runs beside Snakemake.
-ON_CPU = config["backend"] == "simulator"
-MODEL_PYTHON = (
-    sys.executable if ON_CPU else config["neuron"]["python"] or sys.executable
-)
+BACKEND = config["backend"]
+ON_CPU = BACKEND == "simulator"
+ON_DEVICE = BACKEND == "neuron"
+MODEL_PYTHON = model_python(BACKEND, config["neuron"]["python"])
 
 # Flags of main.py. Each rule carries, as `params`, those that its result depends on; no others can rerun it.
 MODEL_FLAGS = flags(
-    backend=config["backend"],
+    backend=BACKEND,
     platform_target=config["platform_target"],
     model_path=config["model"]["path"],
     model_manifest=MODEL_MANIFEST,
@@ -71,12 +72,28 @@ EVALUATION_FLAGS = flags(
     timed_runs=config["evaluation"]["timed_runs"],
     seed=config["evaluation"]["seed"],
 )
+# The graphs of a device have a length; a simulator's artefact has none.
+COMPILE_FLAGS = flags(
+    seq_len=config["evaluation"]["sequence_length"] if ON_DEVICE else None
+)
 ACCURACY_FLAGS = flags(
     divergence_difference_tol=config["evaluation"]["divergence_difference_tolerance"],
     tol_map=json.dumps(config["evaluation"]["tolerance_map"]),
 )
+# The doctor looks before the first job; the checkpoint's hashes are compared by each job itself.
+DOCTOR_FLAGS = flags(
+    backend=BACKEND,
+    platform_target=config["platform_target"],
+    model_path=config["model"]["path"],
+    warmup_runs=config["evaluation"]["warmup_runs"],
+    timed_runs=config["evaluation"]["timed_runs"],
+    prompts_file=config["evaluation"]["prompts"],
+)
+EVALUATIONS = ("evaluate_baseline", "evaluate_nki")
+
 # What was measured with other versions of these packages is stale.
 VERSIONS = environment()
+SDK = sdk_versions(MODEL_PYTHON) if ON_DEVICE else {}
 
 # Environment of every job: the variables that decide results are set here, whatever the user's shell says. A path in
 # the prefix, unlike one in `params`, reruns nothing when it changes.
@@ -90,6 +107,8 @@ shell.prefix(
             f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export PYTHONUNBUFFERED=1",
             "export NKI_SIMULATOR=1" if ON_CPU else "unset NKI_SIMULATOR",
+            # A device that hangs must not hold the machine for ever; results do not depend on it.
+            f"export TIME_LIMIT_S={config['neuron']['time_limit_s'] if ON_DEVICE else ''}",
             f"export NEURON_PLATFORM_TARGET_OVERRIDE={config['platform_target']}",
             "unset NKI_PRECISE_FP",
             # What outlives a killed Snakemake is noticed by the next run (workflow.preflight.require_quiet).
@@ -112,8 +131,12 @@ wildcard_constraints:
 def preflight(dag):
     """Stop before the first job when one of the jobs to run lacks a tool."""
     try:
-        rules = {job.rule.name for job in dag.needrun_jobs()}
-        require(rules, config["backend"], MODEL_PYTHON, Path(JOBS_LOCK))
+        rules = {job.rule.name for job in dag.needrun_jobs()} - {"doctor"}
+        if not rules:
+            return
+        require(rules, BACKEND, MODEL_PYTHON, Path(JOBS_LOCK))
+        if ON_DEVICE and rules & {"compile_baseline", "compile_nki", *EVALUATIONS}:
+            require_health(MODEL_PYTHON, shlex.split(DOCTOR_FLAGS), ROOT)
     except PreflightError as error:
         raise WorkflowError(str(error)) from None
 

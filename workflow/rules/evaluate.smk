@@ -5,7 +5,7 @@ rule evaluate_baseline:
         model=MODEL_MANIFEST,
         artefact="results/compiled/baseline/manifest.json",
         prompts=ancient(config["evaluation"]["prompts"]),
-        code=driver_files("evaluate", "baseline"),
+        code=driver_files("evaluate", "baseline", BACKEND),
     output:
         result="results/evaluations/baseline/prompt_{prompt}.json",
         logits="results/evaluations/baseline/prompt_{prompt}.npz",
@@ -19,13 +19,15 @@ rule evaluate_baseline:
         device=1,
     params:
         flags=f"{MODEL_FLAGS} {EVALUATION_FLAGS}",
-        code=content_sha256(driver_files("evaluate", "baseline")),
+        code=content_sha256(driver_files("evaluate", "baseline", BACKEND)),
         versions=VERSIONS,
+        sdk=SDK,
         prompt_sha256=lambda wildcards: PROMPTS[wildcards.prompt],
     message:
         "Evaluating prompt {wildcards.prompt} with the baseline"
     shell:
         '"$MODEL_PYTHON" main.py --mode evaluate_single --prompt-id {wildcards.prompt} --prompts-file {input.prompts:q}'
+        " ${{TIME_LIMIT_S:+--time-limit-s=$TIME_LIMIT_S}}"
         ' {params.flags} --skip-compile --compiled-model-path "$(dirname {input.artefact})"'
         " --output {output.result} 2>&1 | tee {log} >&2"
 
@@ -37,7 +39,7 @@ rule evaluate_nki:
         baseline="results/evaluations/baseline/prompt_{prompt}.json",
         logits="results/evaluations/baseline/prompt_{prompt}.npz",
         prompts=ancient(config["evaluation"]["prompts"]),
-        code=driver_files("evaluate", "nki"),
+        code=driver_files("evaluate", "nki", BACKEND),
     output:
         result="results/evaluations/nki/prompt_{prompt}.json",
     log:
@@ -50,12 +52,14 @@ rule evaluate_nki:
         device=1,
     params:
         flags=lambda _: f"--enable-nki {MODEL_FLAGS} {EVALUATION_FLAGS} {ACCURACY_FLAGS}",
-        code=content_sha256(driver_files("evaluate", "nki")),
+        code=content_sha256(driver_files("evaluate", "nki", BACKEND)),
         versions=VERSIONS,
+        sdk=SDK,
         prompt_sha256=lambda wildcards: PROMPTS[wildcards.prompt],
     message:
         "Evaluating prompt {wildcards.prompt} with the NKI kernels"
     shell:
         '"$MODEL_PYTHON" main.py --mode evaluate_single --prompt-id {wildcards.prompt} --prompts-file {input.prompts:q}'
+        " ${{TIME_LIMIT_S:+--time-limit-s=$TIME_LIMIT_S}}"
         ' {params.flags} --skip-compile --compiled-model-path "$(dirname {input.artefact})"'
         ' --baseline-path "$(dirname {input.baseline})" --output {output.result} 2>&1 | tee {log} >&2'

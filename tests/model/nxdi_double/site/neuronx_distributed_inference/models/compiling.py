@@ -1,17 +1,23 @@
 """What the double leaves when it compiles, and the faults that a test asks for.
 
 NXDI_DOUBLE_FAULT names one: "<step>:<what>". The graphs are modules that a compiler wrote for other
-functions (tests/evaluation/hlo): those of a model with kernels hold kernels, the baseline's do not.
+functions (tests/evaluation/hlo); to those of a model with kernels comes a call for each launch that
+a run of both phases makes.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
+import json
 import os
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import torch
 
 GRAPHS = Path(__file__).resolve().parents[5] / "evaluation" / "hlo"
 HANG_S = 120.0
@@ -20,15 +26,12 @@ HANG_S = 120.0
 def trace(application: Any) -> None:
     """Write the HLO of each bucket of both graphs where ModelBuilder writes it."""
     work = Path(os.environ.get("BASE_COMPILE_WORK_DIR", "/tmp/nxd_model/"))
-    with_kernels = type(application).__module__.endswith("qwen_with_nki")
-    sources = ("prefill", "decode") if with_kernels else ("loop", "loop")
-    for wrapper, name in zip(
+    for wrapper, data in zip(
         (application.context_encoding_model, application.token_generation_model),
-        sources,
+        _modules(application),
         strict=True,
     ):
         shutil.rmtree(work / wrapper.tag, ignore_errors=True)
-        data = (GRAPHS / f"{name}.pb").read_bytes()
         for index in range(len(wrapper.neuron_config.buckets)):
             fail_as_asked("compile", wrapper.tag)
             folder = work / wrapper.tag / f"_tp0_bk{index}"
@@ -36,6 +39,40 @@ def trace(application: Any) -> None:
             (folder / "graph.neff").write_bytes(b"neff")
             (folder / "model.hlo_module.pb").write_bytes(data)
             _damage(folder)
+
+
+def _modules(application: Any) -> list[bytes]:
+    """The graphs' modules. Those of a model with kernels hold a call for each launch of a trace."""
+    if not type(application).__module__.endswith("qwen_with_nki"):
+        return [(GRAPHS / "loop.pb").read_bytes()] * 2
+    from model import dispatch
+
+    modules = []
+    with torch.inference_mode():
+        for name, ids, start in (("prefill", torch.arange(8), 0), ("decode", torch.arange(1), 8)):
+            with dispatch.counting() as launched:
+                application.model(ids[None], start)
+            modules.append(_with_calls((GRAPHS / f"{name}.pb").read_bytes(), launched))
+    return modules
+
+
+def _with_calls(data: bytes, launched: Counter[str]) -> bytes:
+    """A module with custom calls of kernels without multiply-accumulates added to it."""
+    from evaluation import hlo
+    from kernels.specs import SPECS
+
+    module = hlo._message("Module").FromString(data)
+    (entry,) = (c for c in module.computations if c.name == module.entry_computation_name)
+    for number, kernel in enumerate(launched.elements()):
+        stated = json.dumps({"func_name": SPECS[kernel].function, "mac_count": 0})
+        entry.instructions.add(
+            name=f"kernel.{number}",
+            opcode="custom-call",
+            custom_call_target=hlo.NKI_TARGET,
+            backend_config=base64.b64encode(stated.encode()),
+            id=100_000 + number,
+        )
+    return module.SerializeToString()
 
 
 def save(application: Any, directory: Path) -> None:

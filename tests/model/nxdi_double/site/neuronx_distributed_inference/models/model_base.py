@@ -38,7 +38,8 @@ class NeuronBaseModel(nn.Module):
         self.setup_attr_for_model(config)
         self.init_model(config)
         self.rank_util = nn.Module()
-        self.rank_util.rank = nn.Parameter(torch.zeros(1, dtype=torch.int32), requires_grad=False)
+        ranks = torch.zeros(config.neuron_config.tp_degree, dtype=torch.int32)
+        self.rank_util.rank = nn.Parameter(ranks, requires_grad=False)
         self.kv_mgr = KVCacheManager(config)
 
     def forward(self, input_ids: Tensor, start: int = 0) -> Tensor:
@@ -135,6 +136,7 @@ class NeuronBaseForCausalLM(nn.Module):
         """Leave the files that the SDK leaves, at its places; see `compiling` for the graphs."""
         assert compiled_model_path.endswith("/"), "older releases add no slash themselves"
         self.config.save(compiled_model_path)
+        NeuronBaseForCausalLM.to_cpu(self)
         compiling.trace(self)
         compiling.save(self, Path(compiled_model_path))
 

@@ -57,7 +57,8 @@ class NeuronQwen3MoEAttention(NeuronAttentionBase):
         self.q_layernorm = Qwen3MoeRMSNorm(self.head_dim, self.rms_norm_eps)
         self.k_layernorm = Qwen3MoeRMSNorm(self.head_dim, self.rms_norm_eps)
         self.rank_util = nn.Module()
-        self.rank_util.rank = nn.Parameter(torch.zeros(1, dtype=torch.int32), requires_grad=False)
+        ranks = torch.zeros(config.neuron_config.tp_degree, dtype=torch.int32)
+        self.rank_util.rank = nn.Parameter(ranks, requires_grad=False)
 
 
 class NeuronQwen3MoeDecoderLayer(nn.Module):
