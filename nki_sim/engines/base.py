@@ -139,6 +139,7 @@ class Instruction:
     scattered: list[tuple[ColumnIndirect, NkiTensor]] | None = field(
         default=None, init=False, kw_only=True
     )
+    # What the dynamic offsets of on-chip operands, whose windows are plain now, were read from.
     placed: dict[str, Any] | None = field(default=None, init=False, kw_only=True)
 
     # -- what a subclass provides ------------------------------------------------------------------
