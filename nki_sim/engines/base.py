@@ -141,6 +141,7 @@ class Instruction:
         default=None, init=False, kw_only=True
     )
     unwritten: Array | None = field(default=None, init=False, kw_only=True)
+    # What the dynamic offsets of on-chip operands, whose windows are plain now, were read from.
     placed: dict[str, Any] | None = field(default=None, init=False, kw_only=True)
 
     # -- what a subclass provides ------------------------------------------------------------------

@@ -28,6 +28,12 @@ def double(x):
 
 assert nki.__file__.startswith({target!r}), nki.__file__
 assert double(np.ones((4, 8), np.float32)).sum() == 64 and "2.27" in lint.VERSIONS
+import nki_sim
+from nki_sim.latency import hardware, predict
+with nki_sim.record() as recording:
+    double(np.ones((4, 8), np.float32))
+assert str(hardware.FOLDER).startswith({target!r})
+assert predict(recording.launches[0], "trn3").time_us.nominal > 0
 print(*sorted(name.split(".")[0] for name in sys.modules))
 """
 
