@@ -89,7 +89,7 @@ def _model(options: Options, weights_bytes: int | None) -> Iterator[Finding]:
 
     path = options.model_path
     if not (path / "config.json").is_file():
-        made_by_workflow = path == ROOT / "results" / "model"
+        made_by_workflow = (ROOT / "results").resolve() in path.resolve().parents
         yield Finding(
             NOTE if made_by_workflow else PROBLEM, f"model in {path}",
             "no checkpoint (config.json) there",

@@ -74,7 +74,8 @@ def require_sdk(backend: str, python: str) -> None:
 def require_health(python: str, flags: Sequence[str], root: Path) -> None:
     """Raise PreflightError with all that the doctor finds, unless a device run can end well."""
     command = [python, "main.py", "--mode", "doctor", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]  # as jobs have it
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     looked = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     if looked.returncode:
         raise PreflightError(

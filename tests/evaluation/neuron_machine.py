@@ -36,12 +36,15 @@ VERSIONS = {
 
 # Run by every Python that is started with it on its path: a device, and the double's release.
 SITE_CUSTOMIZE = """
-import os
+import os, sys
 from pathlib import Path
 from neuronx_distributed import release
 release.choose(os.environ["NXDI_DOUBLE_RELEASE"])
 from evaluation import sdk
 sdk._DEVICES = Path(os.environ["NXDI_DOUBLE_DEVICES"])
+if "doctor" in sys.orig_argv:
+    from evaluation import doctor_device
+    doctor_device.DRIVER_VERSION_FILE = sdk._DEVICES / "neuron0"
 """
 
 
