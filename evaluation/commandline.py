@@ -68,6 +68,7 @@ class Options:
     backend: str
     platform_target: str
     torch_dtype: str
+    kernel_path: str
     seed: int
     model_path: Path
     model_manifest: Path | None

@@ -23,13 +23,13 @@ from evaluation.prompts import Prompt, load_prompts
 if TYPE_CHECKING:
     import torch
 
-    from model.generation import Generation, Steps
+    from model.generation import Generation
 
 DEFAULT_PROMPT = "I believe the meaning of life is"
 """What the challenge's driver continues when no prompt is given."""
 
-LoadModel = Callable[[str, Path, str], Any]
-"""(variant, model path, dtype) -> model with `prefill` and `decode` (`model.generation.Steps`)."""
+LoadModel = Callable[[str, Path, str, str], Any]
+"""(variant, model path, dtype, kernel path) -> model (`evaluation.evaluate.Model`)."""
 
 
 class DriverError(RuntimeError):
@@ -115,7 +115,10 @@ class Session:
         random.seed(self.options.seed)
         np.random.seed(self.options.seed)
         torch.manual_seed(self.options.seed)
-        model = self.load_model(variant, self.options.model_path, self.options.torch_dtype)
+        options = self.options
+        model = self.load_model(
+            variant, options.model_path, options.torch_dtype, options.kernel_path
+        )
         return Telling(model, self.progress)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
@@ -132,13 +135,14 @@ class Session:
             model_path=options.model_path,
             model_manifest_sha256=self.manifest["sha256"],
             artefact_key=artefact_key,
+            kernel_path=options.kernel_path,
         )
 
 
 class Telling:
     """A model that tells its decode steps while it generates."""
 
-    def __init__(self, model: Steps, progress: Progress) -> None:
+    def __init__(self, model: Model, progress: Progress) -> None:
         self._model = model
         self._progress = progress
         self._step = self._steps = 0
@@ -165,6 +169,10 @@ class Telling:
         self._step += 1
         self._progress.step("decode step", self._step, self._steps)
         return logits
+
+    def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
+        """See `evaluation.evaluate.Model`."""
+        return self._model.hidden_states(input_ids, token)
 
 
 def prepare(session: Session) -> str:
