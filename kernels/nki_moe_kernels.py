@@ -1,4 +1,4 @@
-"""Kernels of the mixture of experts: router softmax, top-8 selection, weighted aggregation."""
+"""Router softmax, top-8 selection, weighted aggregation; stages that both phases' MoE shares."""
 
 import nki
 import nki.isa as nisa
@@ -13,6 +13,7 @@ from kernels.nki_common import (
     check_shape,
     spread,
 )
+from kernels.nki_decode_common import BANK
 from kernels.nki_kernels import softmax_rows
 
 CHOSEN = 8  # experts per token: what max8 finds in one instruction, and what Qwen3 uses
@@ -20,6 +21,146 @@ SHORTEST_CUT = 64  # elements: the vector engine's fixed cost, so shorter cuts s
 # Columns of all 8 experts that one partition holds at once. In fp32, with partial sum and result
 # and two tiles in flight, 160 KiB of the 176 KiB that the smallest core offers.
 BLOCK_ELEMENTS = 2048
+
+
+def find_largest(tile):
+    """The 8 largest of each row of [lines, E], descending, and their indices.
+
+    Returns [lines, 8] fp32 and [lines, 8] uint32. Equal values: the lowest index comes first.
+    """
+    lines = tile.shape[0]
+    largest = nl.ndarray((lines, CHOSEN), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.max8(dst=largest, src=tile)
+    found = nl.ndarray((lines, CHOSEN), dtype=nl.uint32, buffer=nl.sbuf)
+    nisa.nc_find_index8(dst=found, data=tile, vals=largest)
+    return largest, found
+
+
+def router_logits(columns, router_tile):
+    """[T, E] fp32 PSUM: columns [P, J, T] by router_tile [P, J, E]; the tokens are stationary."""
+    _lines, count, tokens = columns.shape
+    logits = nl.ndarray((tokens, router_tile.shape[2]), dtype=nl.float32, buffer=nl.psum)
+    for step in range(count):
+        nisa.nc_matmul(dst=logits, stationary=columns[:, step, :], moving=router_tile[:, step, :])
+    return logits
+
+
+def choose_experts(logits, inner):
+    """The 8 experts of each row of logits [lines, E] in PSUM, and their shares.
+
+    Shares are the softmax over all experts, renormalised over the chosen: the softmax over the
+    chosen alone. Logits and shares are rounded to `inner`; returns shares [lines, 8] fp32 and
+    experts [lines, 8] uint32.
+    """
+    lines, experts = logits.shape
+    rounded = nl.ndarray((lines, experts), dtype=inner, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=rounded, src=logits)
+    largest, found = find_largest(rounded)
+    negative_max = nl.ndarray((lines, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_scalar(dst=negative_max, data=largest[:, 0:1], op0=nl.multiply, operand0=-1.0)
+    exponentials = nl.ndarray((lines, CHOSEN), dtype=nl.float32, buffer=nl.sbuf)
+    total = nl.ndarray((lines, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(
+        dst=exponentials,
+        op=nl.exp,
+        data=largest,
+        bias=negative_max,
+        reduce_op=nl.add,
+        reduce_res=total,
+        reduce_cmd=nisa.reduce_cmd.reset_reduce,
+    )
+    inverse = nl.ndarray((lines, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.reciprocal(dst=inverse, data=total)
+    shares = nl.ndarray((lines, CHOSEN), dtype=inner, buffer=nl.sbuf)
+    nisa.tensor_scalar(dst=shares, data=exponentials, op0=nl.multiply, operand0=inverse)
+    if inner == nl.float32:
+        return shares, found
+    widened = nl.ndarray((lines, CHOSEN), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=widened, src=shares)
+    return widened, found
+
+
+def load_expert(buffer, w_gate_up, w_down, expert):
+    """Bring the weights of one expert in, by two DMAs with one run per partition.
+
+    `buffer`: tiles (gate and up [P, J, 2 I], down [P', J', H]); w_gate_up [E, P, J, 2 I] and w_down
+    [E, P', J', H] in HBM; `expert` [1, 1] int32 or uint32 in SBUF, which the DMAs read themselves.
+    """
+    gate_up_tile, down_tile = buffer
+    lines, columns, width = gate_up_tile.shape
+    run = columns * width
+    nisa.dma_copy(
+        dst=gate_up_tile,
+        src=w_gate_up.ap(
+            pattern=[[run, lines], [width, columns], [1, width]],
+            offset=0,
+            scalar_offset=expert,
+            indirect_dim=0,
+        ),
+    )
+    lines, columns, width = down_tile.shape
+    run = columns * width
+    nisa.dma_copy(
+        dst=down_tile,
+        src=w_down.ap(
+            pattern=[[run, lines], [width, columns], [1, width]],
+            offset=0,
+            scalar_offset=expert,
+            indirect_dim=0,
+        ),
+    )
+
+
+def check_expert_weights(kernel, x, w_gate_up, w_down):
+    """Refuse weights that do not belong to x [T, H] or to each other."""
+    check_rank(kernel, "w_gate_up", w_gate_up, ("experts", "partitions", "columns", "2 width"))
+    check_rank(kernel, "w_down", w_down, ("experts", "partitions", "columns", "hidden"))
+    check_dtype(kernel, "w_gate_up", w_gate_up, x.dtype)
+    check_dtype(kernel, "w_down", w_down, x.dtype)
+    experts, lines, columns, width = w_gate_up.shape
+    hidden = x.shape[1]
+    assert lines * columns == hidden and lines <= PARTITIONS, (
+        f"{kernel}: w_gate_up must have shape (E, P, J, 2 I) with P J = {hidden} and P <= 128, "
+        f"received {tuple(w_gate_up.shape)}; pack it with layouts.pack_linear"
+    )
+    down_lines, down_columns = w_down.shape[1:3]
+    assert 2 * down_lines * down_columns == width and down_lines <= PARTITIONS, (
+        f"{kernel}: w_down must have shape (E, P, J, H) with P J = {width // 2} and P <= 128, "
+        f"received {tuple(w_down.shape)}; pack it with layouts.pack_linear"
+    )
+    check_shape(kernel, "w_down", w_down, (experts, down_lines, down_columns, hidden))
+
+
+def check_router_arguments(kernel, x, residual, w_router, eps):
+    """Refuse what the routers of both phases do not compute."""
+    check_rank(kernel, "x", x, ("tokens", "hidden"))
+    check_float(kernel, "x", x)
+    check_shape(kernel, "residual", residual, tuple(x.shape))
+    check_dtype(kernel, "residual", residual, x.dtype)
+    check_rank(kernel, "w_router", w_router, ("partitions", "columns", "experts"))
+    check_dtype(kernel, "w_router", w_router, x.dtype)
+    lines, columns, experts = w_router.shape
+    assert lines * columns == x.shape[1] and lines <= PARTITIONS, (
+        f"{kernel}: w_router must have shape (P, J, E) with P J = {x.shape[1]} and P <= 128, "
+        f"received {tuple(w_router.shape)}; pack it with layouts.pack_linear"
+    )
+    assert CHOSEN <= experts and experts <= BANK, (
+        f"{kernel}: {CHOSEN} to {BANK} experts are possible, received {experts}"
+    )
+    assert isinstance(eps, float) and eps > 0.0, (
+        f"{kernel}: eps must be a positive Python float, received {eps}"
+    )
+
+
+def check_expert_arguments(kernel, x, weights, experts, w_gate_up, w_down):
+    """Refuse what the experts of both phases do not compute."""
+    check_rank(kernel, "x", x, ("tokens", "hidden"))
+    check_float(kernel, "x", x)
+    check_shape(kernel, "weights", weights, (x.shape[0], CHOSEN))
+    check_dtype(kernel, "weights", weights, nl.float32)
+    check_shape(kernel, "experts", experts, (x.shape[0], CHOSEN))
+    check_dtype(kernel, "experts", experts, nl.uint32)
+    check_expert_weights(kernel, x, w_gate_up, w_down)
 
 
 @nki.jit
@@ -82,10 +223,7 @@ def nki_top8_kernel(probabilities):
         lines = stop - start
         tile = nl.ndarray((lines, experts), dtype=nl.float32, buffer=nl.sbuf)
         nisa.dma_copy(dst=tile, src=probabilities[start:stop, :])
-        largest = nl.ndarray((lines, CHOSEN), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.max8(dst=largest, src=tile)
-        found = nl.ndarray((lines, CHOSEN), dtype=nl.uint32, buffer=nl.sbuf)
-        nisa.nc_find_index8(dst=found, data=tile, vals=largest)
+        largest, found = find_largest(tile)
         nisa.dma_copy(dst=indices[start:stop, :], src=found)
         total = nl.ndarray((lines, 1), dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_reduce(dst=total, op=nl.add, data=largest, axis=1)

@@ -117,6 +117,22 @@ PORTABLE = {
         "name",
     },
     "reciprocal": {"dst", "data", "name"},
+    "tensor_copy": {"dst", "src", "engine", "name"},
+    "affine_select": {
+        "dst",
+        "pattern",
+        "offset",
+        "channel_multiplier",
+        "on_true_tile",
+        "on_false_value",
+        "cmp_op",
+        "name",
+    },
+    "iota": {"dst", "pattern", "offset", "channel_multiplier", "name"},
+    "sendrecv": {"src", "dst", "send_to_rank", "recv_from_rank", "pipe_id", "name"},
+    "core_barrier": {"data", "cores", "engine", "name"},
+    "register_alloc": set(),
+    "register_load": {"dst", "src"},
     "max8": {"dst", "src", "name"},
     "nc_find_index8": {"dst", "data", "vals", "name"},
     "nc_matmul": {
@@ -170,8 +186,9 @@ def test_docstring_describes_every_argument(spec: KernelSpec) -> None:
     for argument in function.args.args:
         line = re.search(rf"(?:Args:)?\s+{argument.arg}\s+(.*)", described)
         assert line, f"{argument.arg} is not described"
-        tensor = re.search(r"\[.+\]\s+.*(float32|dtype of).*\s+HBM", line[1])
-        assert tensor or "Python float" in line[1], f"{argument.arg}: shape, dtype and memory"
+        tensor = re.search(r"\[.+\]\s+.*(float32|int32|dtype of).*\s+HBM", line[1])
+        constant = re.search(r"Python (float|int)|string \"", line[1])
+        assert tensor or constant, f"{argument.arg}: shape, dtype and memory, or kind of constant"
     returned = docstring[docstring.index("Returns:") : docstring.index("Tiling:")]
     assert "shared HBM" in returned
 

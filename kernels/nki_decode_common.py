@@ -1,0 +1,300 @@
+"""Stages that the decode kernels share: columns of activations, linear weights, the two cores.
+
+On chip the activations of T tokens are *columns* [P, J, T] (`kernels.layouts`): element j P + p of
+a vector of P J lies at (p, j). That is what the tensor engine contracts over, and what it gives
+when a weight is its stationary operand, so no transpose stands between two products. Every stage
+takes and gives tiles; the kernels load, store, and put them in order.
+
+On two cores each runs the same instructions on its share of the work. Which share is arithmetic on
+the core's number, never a branch.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from kernels.nki_common import PARTITIONS, check_dtype, check_rank, check_shape
+
+BANK = 512  # fp32 elements per partition of one PSUM bank: what one tile of products may hold
+
+
+def column_partitions(size):
+    """P of a vector of `size` elements: `kernels.layouts.partitions`, as kernels may write it."""
+    for count in range(min(size, PARTITIONS), 1, -1):
+        if size % count == 0:
+            return count
+    return 1
+
+
+def check_columns(kernel, name, weight, length, dtype):
+    """Refuse a weight of norm which is not [P, J] of `length` and `dtype`."""
+    lines = column_partitions(length)
+    check_rank(kernel, name, weight, ("partitions", "columns"))
+    check_shape(kernel, name, weight, (lines, length // lines))
+    check_dtype(kernel, name, weight, dtype)
+
+
+def check_tokens(kernel, tokens, length):
+    """Refuse more tokens, or longer ones, than one PSUM bank takes as columns."""
+    count = length // column_partitions(length)
+    assert count <= PARTITIONS and tokens * count <= BANK, (
+        f"{kernel}: {tokens} tokens of {length} elements are too many columns for one PSUM bank, "
+        f"received {tokens * count}, at most {BANK}; pass fewer tokens"
+    )
+
+
+def inner_dtype(kernel, rounding, dtype):
+    """Dtype of tiles between two operations: float32 if "fused", that of x if "stepwise"."""
+    assert rounding == "fused" or rounding == "stepwise", (
+        f"{kernel}: rounding must be 'fused' or 'stepwise', received {rounding}"
+    )
+    return nl.float32 if rounding == "fused" else dtype
+
+
+# Constants: made once per launch, while the first loads are on their way.
+
+
+def filled(lines, width, value, dtype):
+    """[lines, width] tile of `value`, a Python float."""
+    tile = nl.ndarray((lines, width), dtype=dtype, buffer=nl.sbuf)
+    nisa.memset(dst=tile, value=value)
+    return tile
+
+
+def diagonals(size, shifts, dtype):
+    """[size, size] tile of 0 with 1 where partition - column is in the tuple `shifts`."""
+    tile = filled(size, size, 0.0, dtype)
+    for shift in shifts:
+        nisa.affine_select(
+            dst=tile,
+            pattern=[[-1, size]],
+            offset=-shift,
+            channel_multiplier=1,
+            on_true_tile=tile,
+            on_false_value=1.0,
+            cmp_op=nl.not_equal,
+        )
+    return tile
+
+
+def identity(size, dtype):
+    """[size, size] identity: the moving operand of a transpose, whose dtype it must have."""
+    return diagonals(size, (0,), dtype)
+
+
+# Columns from HBM and back.
+
+
+def transpose(tile, identity_tile):
+    """[F, P] PSUM: the exact transpose of a [P, F] tile; F may be several dimensions."""
+    lines = tile.shape[0]
+    width = 1
+    for axis in range(1, len(tile.shape)):
+        width = width * tile.shape[axis]
+    transposed = nl.ndarray((width, lines), dtype=tile.dtype, buffer=nl.psum)
+    nisa.nc_matmul(
+        dst=transposed,
+        stationary=tile,
+        moving=identity_tile[0:lines, 0:lines],
+        is_transpose=True,
+    )
+    return transposed
+
+
+def load_columns(x, identity_tile):
+    """[P, J, T] columns of x [T, N] in HBM, in its dtype, which is the identity's.
+
+    As many tokens at a time as have T J <= 128 come in as rows (t, j) of P elements; one transpose
+    makes them columns. Loading columns as they lie would be a DMA descriptor per element.
+    """
+    tokens, length = x.shape
+    lines = column_partitions(length)
+    count = length // lines
+    rows = x.reshape((tokens * count, lines))
+    columns = nl.ndarray((lines, count, tokens), dtype=x.dtype, buffer=nl.sbuf)
+    step = PARTITIONS // count
+    for first in range(0, tokens, step):
+        some = min(step, tokens - first)
+        tile = nl.ndarray((some * count, lines), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=tile, src=rows[first * count : (first + some) * count, :])
+        transposed = transpose(tile, identity_tile)
+        token_major = [[count * tokens, lines], [1, some], [tokens, count]]
+        source = [[some * count, lines], [count, some], [1, count]]
+        nisa.tensor_copy(
+            dst=columns.ap(pattern=token_major, offset=first),
+            src=transposed.ap(pattern=source, offset=0),
+        )
+    return columns
+
+
+def store_columns(out, columns, identity_tile):
+    """Write columns [P, J, T] to out [T, N] in HBM; all three of one dtype.
+
+    Two cores that both hold the columns write one half of every row of P elements each.
+    """
+    lines, count, tokens = columns.shape
+    start, width = share(lines)
+    rows = out.reshape((tokens * count, lines))
+    step = PARTITIONS // count
+    for first in range(0, tokens, step):
+        some = min(step, tokens - first)
+        token_major = [[count * tokens, lines], [1, some], [tokens, count]]
+        transposed = transpose(columns.ap(pattern=token_major, offset=first), identity_tile)
+        tile = nl.ndarray((some * count, lines), dtype=out.dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=tile, src=transposed)
+        nisa.dma_copy(
+            dst=rows[first * count : (first + some) * count, start : start + width],
+            src=tile[:, start : start + width],
+        )
+
+
+def add_columns(columns, others, dtype):
+    """The sum of two tiles [P, J, T], at most one of them in PSUM, as a tile of `dtype`."""
+    total = nl.ndarray(tuple(columns.shape), dtype=dtype, buffer=nl.sbuf)
+    nisa.tensor_tensor(dst=total, data1=columns, data2=others, op=nl.add)
+    return total
+
+
+def evacuate(columns, dtype):
+    """A copy in SBUF and `dtype` of a tile in PSUM."""
+    tile = nl.ndarray(tuple(columns.shape), dtype=dtype, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=tile, src=columns)
+    return tile
+
+
+# Norm and projection.
+
+
+def norm_constants(eps):
+    """(ones [128, 128], eps [128, 1]) fp32: what `reciprocal_rms_of_columns` reads."""
+    return filled(PARTITIONS, PARTITIONS, 1.0, nl.float32), filled(PARTITIONS, 1, eps, nl.float32)
+
+
+def rmsnorm_columns(columns, weight_tile, constants, inner, dtype):
+    """RMSNorm of columns [P, J, T] by weight [P, J]: columns of `dtype`, rounded by `inner`.
+
+    `constants` are `norm_constants`. Squares are summed along a partition while they are made, one
+    token at a time, and then over the partitions.
+    """
+    lines, count, tokens = columns.shape
+    squares = nl.ndarray((lines, count), dtype=nl.float32, buffer=nl.sbuf)
+    sums = nl.ndarray((lines, tokens), dtype=nl.float32, buffer=nl.sbuf)
+    for token in range(tokens):
+        nisa.activation(
+            dst=squares,
+            op=nl.square,
+            data=columns[:, :, token],
+            reduce_op=nl.add,
+            reduce_res=sums[:, token : token + 1],
+            reduce_cmd=nisa.reduce_cmd.reset_reduce,
+        )
+    rstd = reciprocal_rms_of_columns(sums, lines * count, constants)
+    return scale_columns(columns, rstd, weight_tile, inner, dtype)
+
+
+def reciprocal_rms_of_columns(sums, length, constants):
+    """[P, N] fp32: 1 / sqrt(s / length + eps), s the sum of [P, N] fp32 over the partitions.
+
+    A product with ones sums over the partitions and gives every one of them the sum.
+    """
+    lines, width = sums.shape
+    ones, eps_column = constants
+    total = nl.ndarray((lines, width), dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(dst=total, stationary=ones[0:lines, 0:lines], moving=sums)
+    rstd = nl.ndarray((lines, width), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(
+        dst=rstd, op=nl.rsqrt, data=total, scale=1.0 / length, bias=eps_column[0:lines, :]
+    )
+    return rstd
+
+
+def scale_columns(columns, rstd, weight_tile, inner, dtype):
+    """Columns [P, J, T] times rstd [P, T] fp32, rounded to `inner`, times weight [P, J]."""
+    lines, count, tokens = columns.shape
+    normed = nl.ndarray((lines, count, tokens), dtype=dtype, buffer=nl.sbuf)
+    if inner == nl.float32:
+        for token in range(tokens):
+            nisa.scalar_tensor_tensor(
+                dst=normed[:, :, token],
+                data=columns[:, :, token],
+                op0=nl.multiply,
+                operand0=rstd[:, token : token + 1],
+                op1=nl.multiply,
+                operand1=weight_tile,
+            )
+        return normed
+    scaled = nl.ndarray((lines, count, tokens), dtype=inner, buffer=nl.sbuf)
+    nisa.tensor_tensor(
+        dst=scaled,
+        data1=columns,
+        data2=rstd.ap(pattern=[[tokens, lines], [0, count], [1, tokens]], offset=0),
+        op=nl.multiply,
+    )
+    nisa.tensor_tensor(
+        dst=normed,
+        data1=scaled,
+        data2=weight_tile.ap(pattern=[[count, lines], [1, count], [0, tokens]], offset=0),
+        op=nl.multiply,
+    )
+    return normed
+
+
+def load_linear(weight, first_column, columns, first_output, outputs):
+    """[P, columns, outputs] tile: a part of weight [P, J, N] in HBM, by one DMA.
+
+    All outputs of all columns are one contiguous run per partition; so are those of some columns.
+    """
+    tile = nl.ndarray((weight.shape[0], columns, outputs), dtype=weight.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(
+        dst=tile,
+        src=weight[
+            :,
+            first_column : first_column + columns,
+            first_output : first_output + outputs,
+        ],
+    )
+    return tile
+
+
+def project_columns(weight_tile, columns, first_column, width):
+    """[width, N / width, T] fp32 PSUM: columns [P, J, T] by a weight tile [P, J', N].
+
+    Output i width + m is at (m, i). The weight's J' columns meet those of the activations from
+    `first_column` on; a weight that covers only some of them gives a part of the sum. The weight
+    is stationary, the tokens move.
+    """
+    steps, outputs = weight_tile.shape[1], weight_tile.shape[2]
+    tokens = columns.shape[2]
+    count = outputs // width
+    product = nl.ndarray((width, count, tokens), dtype=nl.float32, buffer=nl.psum)
+    for block in range(count):
+        for step in range(steps):
+            nisa.nc_matmul(
+                dst=product[:, block, :],
+                stationary=weight_tile[:, step, block * width : (block + 1) * width],
+                moving=columns[:, first_column + step, :],
+            )
+    return product
+
+
+# The two cores of a launch.
+
+
+def share(total):
+    """(first, count): this core's part of range(total), which the cores divide evenly."""
+    cores = nl.num_programs(0)
+    count = total // cores
+    assert count * cores == total, (
+        f"{total} pieces of work do not divide over {cores} cores: received an odd number; "
+        f"launch the kernel on one core"
+    )
+    return nl.program_id(0) * count, count
+
+
+def exchange_and_add(tile):
+    """The sum of both cores' tiles, on both of them, in place of a tile in SBUF; alone, itself."""
+    if nl.num_programs(0) > 1:
+        other = 1 - nl.program_id(0)
+        received = nl.ndarray(tuple(tile.shape), dtype=tile.dtype, buffer=nl.sbuf)
+        nisa.sendrecv(src=tile, dst=received, send_to_rank=other, recv_from_rank=other, pipe_id=0)
+        nisa.tensor_tensor(dst=tile, data1=tile, data2=received, op=nl.add)
+    return tile
