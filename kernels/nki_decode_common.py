@@ -14,6 +14,7 @@ import nki.language as nl
 
 from kernels.nki_common import PARTITIONS, check_dtype, check_rank, check_shape
 
+LOAD_BYTES = 65536  # per partition: the most that one load of a weight brings in; two fit in SBUF
 BANK = 512  # fp32 elements per partition of one PSUM bank: what one tile of products may hold
 
 
@@ -39,6 +40,13 @@ def check_tokens(kernel, tokens, length):
     assert count <= PARTITIONS and tokens * count <= BANK, (
         f"{kernel}: {tokens} tokens of {length} elements are too many columns for one PSUM bank, "
         f"received {tokens * count}, at most {BANK}; pass fewer tokens"
+    )
+
+
+def check_eps(kernel, eps):
+    """Refuse a useless eps."""
+    assert isinstance(eps, float) and eps > 0.0, (
+        f"{kernel}: eps must be a positive Python float, received {eps}; rsqrt of zeros is infinite"
     )
 
 
@@ -238,6 +246,13 @@ def scale_columns(columns, rstd, weight_tile, inner, dtype):
     return normed
 
 
+def load_whole(tensor):
+    """A tile with all of a tensor in HBM of at most 128 rows."""
+    tile = nl.ndarray(tuple(tensor.shape), dtype=tensor.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=tile, src=tensor)
+    return tile
+
+
 def load_linear(weight, first_column, columns, first_output, outputs):
     """[P, columns, outputs] tile: a part of weight [P, J, N] in HBM, by one DMA.
 
@@ -255,24 +270,76 @@ def load_linear(weight, first_column, columns, first_output, outputs):
     return tile
 
 
-def project_columns(weight_tile, columns, first_column, width):
-    """[width, N / width, T] fp32 PSUM: columns [P, J, T] by a weight tile [P, J', N].
+def project_into(product, first_block, weight_tile, columns, first_column):
+    """Add columns [P, J, T] by a weight tile [P, J', N] to blocks of product [width, N / width, T].
 
-    Output i width + m is at (m, i). The weight's J' columns meet those of the activations from
-    `first_column` on; a weight that covers only some of them gives a part of the sum. The weight
-    is stationary, the tokens move.
+    Output i width + m of the tile goes to (m, first_block + i) of a PSUM tile. The weight's J'
+    columns meet those of the activations from `first_column` on; a weight that covers only some of
+    them gives a part of the sum. The weight is stationary, the tokens move.
     """
     steps, outputs = weight_tile.shape[1], weight_tile.shape[2]
-    tokens = columns.shape[2]
-    count = outputs // width
-    product = nl.ndarray((width, count, tokens), dtype=nl.float32, buffer=nl.psum)
-    for block in range(count):
+    width = product.shape[0]
+    for block in range(outputs // width):
         for step in range(steps):
             nisa.nc_matmul(
-                dst=product[:, block, :],
+                dst=product[:, first_block + block, :],
                 stationary=weight_tile[:, step, block * width : (block + 1) * width],
                 moving=columns[:, first_column + step, :],
             )
+
+
+def project_columns(weight_tile, columns, first_column, width):
+    """[width, N / width, T] fp32 PSUM: columns by a whole weight tile, see `project_into`."""
+    count = weight_tile.shape[2] // width
+    product = nl.ndarray((width, count, columns.shape[2]), dtype=nl.float32, buffer=nl.psum)
+    project_into(product, 0, weight_tile, columns, first_column)
+    return product
+
+
+def blocks_at_once(weight, part, width):
+    """How many blocks of `width` outputs one load of a linear weight's part brings in."""
+    itemsize = 4 if weight.dtype == nl.float32 else 2
+    _first_column, steps, _first_output, outputs = part
+    return max(1, min(outputs // width, LOAD_BYTES // (steps * width * itemsize)))
+
+
+def prefetch_linear(weight, part, width):
+    """The tiles of a part of a linear weight, on their way before they are needed; see `part`.
+
+    `part` is (first column, columns, first output, outputs). None if they are more than should lie
+    on chip at once: `project_linear` then loads each in its turn.
+    """
+    _first_column, steps, first_output, outputs = part
+    at_once = blocks_at_once(weight, part, width)
+    blocks = outputs // width
+    if blocks > 2 * at_once:
+        return None
+    tiles = []
+    for first in range(0, blocks, at_once):
+        count = min(at_once, blocks - first)
+        tiles.append(
+            load_linear(weight, part[0], steps, first_output + first * width, count * width)
+        )
+    return tiles
+
+
+def project_linear(weight, tiles, part, columns, width):
+    """[width, outputs / width, T] fp32 PSUM: columns [P, J, T] by a part of weight [P, J, N].
+
+    `tiles` are what `prefetch_linear` gave for the same weight and part.
+    """
+    first_column, steps, first_output, outputs = part
+    at_once = blocks_at_once(weight, part, width)
+    blocks = outputs // width
+    product = nl.ndarray((width, blocks, columns.shape[2]), dtype=nl.float32, buffer=nl.psum)
+    for first in range(0, blocks, at_once):
+        count = min(at_once, blocks - first)
+        if tiles == None:
+            start = first_output + first * width
+            tile = load_linear(weight, first_column, steps, start, count * width)
+        else:
+            tile = tiles[first // at_once]
+        project_into(product, first, tile, columns, first_column)
     return product
 
 
