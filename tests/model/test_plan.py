@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from model.launches import expected_launches
 
 import nki_sim
 from kernels.specs import SPECS
 from model import dispatch, tiny
-from model.launches import expected_launches
 
 PROMPT = torch.arange(100, 120)
 
