@@ -54,26 +54,36 @@ def table_columns(tile, heads, first, count):
     return tile.ap(pattern=pattern, offset=first)
 
 
-def rotate(tile, cos_tile, sin_tile, heads):
-    """In place: tile = tile * cos + rotate_half(tile) * sin, for `heads` heads per partition.
+def load_signed_sin(sin, first, tokens, split):
+    """As `load_table`, the first half of every row negated: what `rotate` multiplies with.
 
-    The first half of sin_tile is negated: rotate_half's sign is put where it costs D / 2 elements
-    per token instead of heads * D / 2, and a sign never changes a rounding.
+    rotate_half's sign is put where it costs D / 2 elements per token instead of heads * D / 2, and
+    a sign never changes a rounding.
+    """
+    tile = load_table(sin, first, tokens, split)
+    half = tile.shape[1] // 2
+    nisa.tensor_scalar(dst=tile[:, 0:half], data=tile[:, 0:half], op0=nl.multiply, operand0=-1.0)
+    return tile
+
+
+def rotate(dst, tile, cos_tile, sin_tile, heads):
+    """dst = tile * cos + rotate_half(tile) * sin, for `heads` heads per partition.
+
+    sin_tile is that of `load_signed_sin`; dst may be `tile`. Both products have the wider of the
+    dtypes of tile and tables.
     """
     lines, length = tile.shape
     width = length // heads
     half = width // 2
-    nisa.tensor_scalar(
-        dst=sin_tile[:, 0:half], data=sin_tile[:, 0:half], op0=nl.multiply, operand0=-1.0
-    )
-    straight = nl.ndarray((lines, length), dtype=cos_tile.dtype, buffer=nl.sbuf)
+    inner = nl.float32 if tile.dtype == nl.float32 else cos_tile.dtype
+    straight = nl.ndarray((lines, length), dtype=inner, buffer=nl.sbuf)
     nisa.tensor_tensor(
         dst=head_columns(straight, heads, width, 0, width),
         data1=head_columns(tile, heads, width, 0, width),
         data2=table_columns(cos_tile, heads, 0, width),
         op=nl.multiply,
     )
-    crossed = nl.ndarray((lines, length), dtype=cos_tile.dtype, buffer=nl.sbuf)
+    crossed = nl.ndarray((lines, length), dtype=inner, buffer=nl.sbuf)
     for side in range(2):
         here = side * half
         nisa.tensor_tensor(
@@ -82,7 +92,7 @@ def rotate(tile, cos_tile, sin_tile, heads):
             data2=table_columns(sin_tile, heads, here, half),
             op=nl.multiply,
         )
-    nisa.tensor_tensor(dst=tile, data1=straight, data2=crossed, op=nl.add)
+    nisa.tensor_tensor(dst=dst, data1=straight, data2=crossed, op=nl.add)
 
 
 @nki.jit
@@ -127,7 +137,7 @@ def nki_rope_kernel(x, cos, sin):
         tile = nl.ndarray((count * split, length), dtype=x.dtype, buffer=nl.sbuf)
         nisa.dma_copy(dst=tile, src=x_lines[start:stop, :])
         cos_tile = load_table(cos, first, count, split)
-        sin_tile = load_table(sin, first, count, split)
-        rotate(tile, cos_tile, sin_tile, heads_per_line)
+        sin_tile = load_signed_sin(sin, first, count, split)
+        rotate(tile, tile, cos_tile, sin_tile, heads_per_line)
         nisa.dma_copy(dst=out_lines[start:stop, :], src=tile)
     return out

@@ -27,6 +27,29 @@ def spread(items, size, smallest):
     return cut
 
 
+def core_share(items):
+    """(first, stop): the consecutive ones of `items` that are this core's of a launch on several.
+
+    Every item has one owner, and no two cores' shares differ by more than one.
+    """
+    cores = nl.num_programs(0)
+    core = nl.program_id(0)
+    return items * core // cores, items * (core + 1) // cores
+
+
+def element_bytes(dtype):
+    """Bytes of one float32 or bfloat16 element."""
+    return 4 if dtype == nl.float32 else 2
+
+
+def inner_dtype(kernel, dtype, rounding):
+    """Dtype of the tiles between operations, as the rounding schedule wants it."""
+    assert rounding == "fused" or rounding == "stepwise", (
+        f"{kernel}: rounding must be 'fused' or 'stepwise', received {rounding}"
+    )
+    return nl.float32 if rounding == "fused" else dtype
+
+
 def check_rank(kernel, name, tensor, layout):
     """Refuse a tensor which has not one dimension per name in the tuple `layout`, all non-empty."""
     shape = tuple(tensor.shape)

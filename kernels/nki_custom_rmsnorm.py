@@ -101,7 +101,10 @@ def reciprocal_rms(tile, eps_column, group, split):
 
 
 def scale_rows(dst, src, rstd, weight_tile, group):
-    """dst = round(src * rstd) * weight, rounded again; [P, group * width] tiles of one dtype."""
+    """dst = round(src * rstd) * weight, rounded again; [P, group * width] tiles of one dtype.
+
+    weight_tile is [P, width], one weight for all rows, or [P, group * width], one for each.
+    """
     lines = src.shape[0]
     width = src.shape[1] // group
     for row in range(group):
@@ -112,12 +115,34 @@ def scale_rows(dst, src, rstd, weight_tile, group):
             operand0=rstd[:, row : row + 1],
         )
     rows = [[group * width, lines], [width, group], [1, width]]
+    held = weight_tile.shape[1]
+    step = width if held > width else 0
     nisa.tensor_tensor(
         dst=dst.ap(pattern=rows, offset=0),
         data1=dst.ap(pattern=rows, offset=0),
-        data2=weight_tile.ap(pattern=[[width, lines], [0, group], [1, width]], offset=0),
+        data2=weight_tile.ap(pattern=[[held, lines], [step, group], [1, width]], offset=0),
         op=nl.multiply,
     )
+
+
+def norm_rows(dst, src, weight_tile, eps_column, inner):
+    """dst = RMSNorm of the rows of src [P, H], times the weight; dst may have another dtype.
+
+    With `inner` the dtype of dst, src * rstd is rounded to it before the product with the weight;
+    with a wider one the result alone is rounded.
+    """
+    rstd = reciprocal_rms(src, eps_column, 1, 1)
+    if inner == dst.dtype:
+        scale_rows(dst, src, rstd, weight_tile, 1)
+    else:
+        nisa.scalar_tensor_tensor(
+            dst=dst,
+            data=src,
+            op0=nl.multiply,
+            operand0=rstd,
+            op1=nl.multiply,
+            operand1=weight_tile[0 : src.shape[0], :],
+        )
 
 
 @nki.jit

@@ -6,8 +6,11 @@ Data that tests, the model's dispatch and the report read; one module per family
 from __future__ import annotations
 
 from kernels.specs.base import DTYPES, EPS, Case, Inputs, KernelSpec, Kind, Refusal, Tolerance
+from kernels.specs.prefill_attention import PREFILL_ATTENTION_KERNELS
 from kernels.specs.rows import ROW_KERNELS
 
 __all__ = ["DTYPES", "EPS", "SPECS", "Case", "Inputs", "KernelSpec", "Kind", "Refusal", "Tolerance"]
 
-SPECS: dict[str, KernelSpec] = {spec.name: spec for spec in (*ROW_KERNELS,)}
+SPECS: dict[str, KernelSpec] = {
+    spec.name: spec for spec in (*ROW_KERNELS, *PREFILL_ATTENTION_KERNELS)
+}

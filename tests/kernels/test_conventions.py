@@ -80,6 +80,18 @@ BUILTINS = {
 PORTABLE = {
     "dma_copy": {"dst", "src", "oob_mode", "dge_mode", "name"},
     "memset": {"dst", "value", "engine", "name"},
+    "tensor_copy": {"dst", "src", "engine", "name"},
+    "affine_select": {
+        "dst",
+        "pattern",
+        "offset",
+        "channel_multiplier",
+        "on_true_tile",
+        "on_false_value",
+        "cmp_op",
+        "name",
+    },
+    "core_barrier": {"data", "cores"},
     "tensor_tensor": {"dst", "data1", "data2", "op", "engine", "name"},
     "tensor_scalar": {
         "dst",
@@ -187,7 +199,7 @@ def test_docstring_describes_every_argument(spec: KernelSpec) -> None:
         line = re.search(rf"(?:Args:)?\s+{argument.arg}\s+(.*)", described)
         assert line, f"{argument.arg} is not described"
         tensor = re.search(r"\[.+\]\s+.*(float32|int32|dtype of).*\s+HBM", line[1])
-        constant = re.search(r"Python (float|int)|string \"", line[1])
+        constant = re.search(r"Python (float|int|string)|string \"", line[1])
         assert tensor or constant, f"{argument.arg}: shape, dtype and memory, or kind of constant"
     returned = docstring[docstring.index("Returns:") : docstring.index("Tiling:")]
     assert "shared HBM" in returned

@@ -1,0 +1,148 @@
+"""Stages on the tensor engine: transposes by an identity, and rows projected by packed weights."""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from kernels.nki_common import element_bytes
+
+BANK_BYTES = 2048  # of PSUM per partition: what one instruction may write, 512 fp32
+BANK_COLUMNS = 512  # fp32 sums in a bank
+# Outputs that are accumulated side by side, 3 banks: so many again may be in flight, and 2 of the 8
+# banks are left for transposes.
+COLUMNS_AT_ONCE = 3 * BANK_COLUMNS
+# Of a weight on a partition at once. The largest of Qwen3-30B-A3B on 4 ranks (queries, keys and
+# values in bfloat16) fits whole, and two such parts leave room on the smallest core.
+WEIGHT_BYTES = 40960
+WEIGHT_LOADS = 4  # DMAs per weight: the first matmuls begin when a quarter of it is there
+# All tokens of a prompt as columns, on a partition. Rows, two parts of a weight and the results of
+# a part have room beside that on the smallest core.
+COLUMNS_BYTES = 49152
+
+
+def check_tokens(kernel, tokens, depth, dtype):
+    """Refuse more tokens than lie on chip as columns [P, depth, tokens]."""
+    most = COLUMNS_BYTES // (depth * element_bytes(dtype))
+    assert tokens <= most, (
+        f"{kernel}: at most {most} tokens of this width fit in SBUF, received {tokens}; split the "
+        f"prompt before the call"
+    )
+
+
+def identity(size, dtype):
+    """[size, size] tile with ones on the diagonal and zeros elsewhere: what a transpose moves."""
+    tile = nl.ndarray((size, size), dtype=dtype, buffer=nl.sbuf)
+    nisa.memset(dst=tile, value=0.0)
+    nisa.affine_select(
+        dst=tile,
+        pattern=[[-1, size]],
+        offset=0,
+        channel_multiplier=1,
+        on_true_tile=tile,
+        on_false_value=1.0,
+        cmp_op=nl.not_equal,
+    )
+    return tile
+
+
+def transpose_pieces(dst, piece, first, source, eye):
+    """dst[:, piece + i, first : first + rows] = transpose of columns i * W .. of source, for all i.
+
+    dst [W, pieces, tokens], source [rows, n * W] of one dtype, eye an identity of at least `rows`.
+    As many transposes as a PSUM bank holds are evacuated by one instruction.
+    """
+    width = dst.shape[0]
+    rows, length = source.shape
+    pieces = length // width
+    at_once = BANK_BYTES // (rows * element_bytes(source.dtype))
+    for start in range(0, pieces, at_once):
+        stop = min(start + at_once, pieces)
+        turned = nl.ndarray((width, stop - start, rows), dtype=source.dtype, buffer=nl.psum)
+        for number in range(start, stop):
+            nisa.nc_matmul(
+                dst=turned[:, number - start, :],
+                stationary=source[:, number * width : (number + 1) * width],
+                moving=eye[0:rows, 0:rows],
+                is_transpose=True,
+            )
+        nisa.tensor_copy(dst=dst[:, piece + start : piece + stop, first : first + rows], src=turned)
+
+
+def load_columns(heads, first, count):
+    """[D, count, S] tile: `count` heads from `first` of [heads, D, S] in HBM, tokens as columns."""
+    _heads, head_dim, tokens = heads.shape
+    tile = nl.ndarray((head_dim, count, tokens), dtype=heads.dtype, buffer=nl.sbuf)
+    pattern = [[tokens, head_dim], [head_dim * tokens, count], [1, tokens]]
+    nisa.dma_copy(dst=tile, src=heads.ap(pattern=pattern, offset=first * head_dim * tokens))
+    return tile
+
+
+def store_columns(out, head, columns, first, count):
+    """out [heads, D, S] from `head` on = heads first .. first + count of columns [D, n, S]."""
+    _heads, head_dim, tokens = out.shape
+    pattern = [[tokens, head_dim], [head_dim * tokens, count], [1, tokens]]
+    nisa.dma_copy(
+        dst=out.ap(pattern=pattern, offset=head * head_dim * tokens),
+        src=columns[:, first : first + count, :],
+    )
+
+
+def outputs_at_once(outputs, unit, weight):
+    """How many of `outputs` columns of weight [P, J, N] are on chip together, in whole `unit`s.
+
+    The parts are equal but for the last, so that none is left with little to do.
+    """
+    room = WEIGHT_BYTES // (weight.shape[1] * element_bytes(weight.dtype))
+    limit = max(min(room, COLUMNS_AT_ONCE) // unit, 1)
+    units = (outputs + unit - 1) // unit
+    parts = (units + limit - 1) // limit
+    return (units + parts - 1) // parts * unit
+
+
+def load_outputs(weight, first, count):
+    """[P, J, count] tile: columns first .. first + count of a packed weight [P, J, N] in HBM."""
+    partitions, depth, _outputs = weight.shape
+    tile = nl.ndarray((partitions, depth, count), dtype=weight.dtype, buffer=nl.sbuf)
+    step = (depth + WEIGHT_LOADS - 1) // WEIGHT_LOADS
+    for start in range(0, depth, step):
+        stop = min(start + step, depth)
+        nisa.dma_copy(dst=tile[:, start:stop, :], src=weight[:, start:stop, first : first + count])
+    return tile
+
+
+def project_rows(columns, first, tokens, weights):
+    """PSUM tiles [tokens, up to 512] fp32, left to right: tokens from `first` times weights.
+
+    columns [P, J, all tokens] and weights [P, J, N] of one dtype. J is the outer loop, so that the
+    matmuls follow the weights as they come in and a block of tokens is loaded once for all N.
+    """
+    depth = weights.shape[1]
+    outputs = weights.shape[2]
+    sums = []
+    for start in range(0, outputs, BANK_COLUMNS):
+        width = min(BANK_COLUMNS, outputs - start)
+        sums.append(nl.ndarray((tokens, width), dtype=nl.float32, buffer=nl.psum))
+    for j in range(depth):
+        for number in range(len(sums)):
+            start = number * BANK_COLUMNS
+            stop = start + sums[number].shape[1]
+            nisa.nc_matmul(
+                dst=sums[number],
+                stationary=columns[:, j, first : first + tokens],
+                moving=weights[:, j, start:stop],
+            )
+    return sums
+
+
+def evacuate(dst, sums, first):
+    """dst [tokens, n] = columns first .. first + n of the tiles of `project_rows`, rounded once."""
+    length = dst.shape[1]
+    for number in range(len(sums)):
+        start = number * BANK_COLUMNS
+        stop = start + sums[number].shape[1]
+        begin = max(start, first)
+        end = min(stop, first + length)
+        if begin < end:
+            nisa.tensor_copy(
+                dst=dst[:, begin - first : end - first],
+                src=sums[number][:, begin - start : end - start],
+            )
