@@ -8,6 +8,7 @@ returned: what cannot be trusted is named, with what to run again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from evaluation.freshness import (
     StaleInput,
     read_results,
     stale_artefacts,
+    stale_checks,
     stale_evaluations,
     stale_kernel_tests,
 )
@@ -29,6 +31,7 @@ from evaluation.prompts import load_prompts
 from evaluation.provenance import REPOSITORY, git_state, variant_sources
 from evaluation.records import RecordError, validate
 from evaluation.scoring import CURRENT_FORMULA, load_baselines
+from evaluation.shapes import Architecture
 from kernels.specs import SPECS, KernelSpec
 from model import manifest as checkpoint
 
@@ -69,6 +72,7 @@ def aggregate(
     config: Mapping[str, Any],
     prompts: Path,
     evaluations: Sequence[Path],
+    checks: Sequence[Path],
     artefacts: Sequence[Path],
     kernel_tests: Sequence[Path],
     model_manifest: Path,
@@ -93,17 +97,19 @@ def aggregate(
         {variant: variant_sources(variant) for variant in VARIANTS},
     )
     results = read_results(evaluations)
+    checked = read_results(checks)
     compiled = read_results(artefacts)
     tests = read_results(kernel_tests)
     problems = [
         *stale_artefacts(compiled, present),
         *stale_evaluations(results, compiled, present),
+        *stale_checks(checked, present),
         *stale_kernel_tests(tests, list(SPECS)),
         *_foreign_architecture(config, manifest),
     ]
     if problems:
         raise StaleInput(problems)
-    record = _record(present, prompts, results, compiled, tests, manifest)
+    record = _record(present, prompts, results, checked, compiled, tests, manifest)
     invalid = validate(record)
     if invalid:
         raise RecordError("the new record", invalid)
@@ -114,6 +120,7 @@ def _record(
     present: Present,
     prompts: Path,
     results: Sequence[ResultFile],
+    checked: Sequence[ResultFile],
     compiled: Sequence[ResultFile],
     tests: Sequence[ResultFile],
     manifest: ResultFile,
@@ -144,11 +151,14 @@ def _record(
             _prompt_result(*pair)
             for pair in zip(by_variant["baseline"], by_variant["nki"], strict=True)
         ],
-        "nki_kernels_implemented": _kernels(tests, by_variant["nki"]),
+        "path_checks": [_path_check(file.content) for file in checked],
+        "nki_kernels_implemented": _kernels(
+            tests, by_variant["nki"], [file.content for file in checked]
+        ),
         "optimization_techniques": list(OPTIMIZATION_TECHNIQUES),
         "test_configuration": _test_configuration(present, architecture),
         "absent": [{"key": key, "reason": reason} for key, reason in _ABSENT.items()],
-        "fallbacks": _fallbacks(by_variant["nki"]),
+        "fallbacks": _fallbacks([*by_variant["nki"], *(file.content for file in checked)]),
         "provenance": _provenance(present, prompts, results, compiled, manifest),
     }
 
@@ -202,8 +212,29 @@ def _prompt_result(baseline: Mapping[str, Any], nki: Mapping[str, Any]) -> dict[
         "baseline": {"host_time": _host_time(baseline["host_time"])},
         "nki": {
             "host_time": _host_time(nki["host_time"]),
-            "accuracy": {"basis": "measured", **nki["accuracy"]},
+            **_proof(nki),
         },
+    }
+
+
+def _proof(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what shows that a run with kernels is right, and that the kernels did the work."""
+    return {
+        "kernel_path": evaluation["kernel_path"],
+        "accuracy": {"basis": "measured", **evaluation["accuracy"]},
+        "drift": {"basis": "measured", "layers": evaluation["drift"]},
+        "coverage": {"basis": "counted", **evaluation["coverage"]},
+    }
+
+
+def _path_check(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = evaluation["prompt"]
+    return {
+        "dtype": evaluation["settings"]["dtype"],
+        "prompt_id": prompt["id"],
+        "input_tokens": prompt["input_tokens"],
+        "output_tokens": prompt["output_tokens"],
+        **_proof(evaluation),
     }
 
 
@@ -228,18 +259,28 @@ def _host_time(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kernels(
-    tests: Sequence[ResultFile], evaluations: Sequence[Mapping[str, Any]]
+    tests: Sequence[ResultFile],
+    evaluations: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     tested = _merged(file.content["kernels"] for file in tests)
     launches = [evaluation["launches"] for evaluation in evaluations]
     if any(counted != launches[0] for counted in launches):
         raise StaleInput(["the evaluations counted different launches; evaluate nki again"])
-    return [_kernel(spec, tested[name], launches[0]) for name, spec in SPECS.items()]
+    runs = [evaluations[0], *checks]
+    return [_kernel(spec, tested[name], _run_of(name, runs)) for name, spec in SPECS.items()]
 
 
-def _kernel(
-    spec: KernelSpec, tested: Mapping[str, Any], launches: Mapping[str, Mapping[str, int]]
-) -> dict[str, Any]:
+def _run_of(kernel: str, runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the first run that launched a kernel; the evaluation, if none did."""
+    for run in runs:
+        if any(run["launches"][phase].get(kernel) for phase in ("prefill", "decode_step")):
+            return run
+    return runs[0]
+
+
+def _kernel(spec: KernelSpec, tested: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    launches = run["launches"]
     errors = {dtype: tested[dtype] for dtype in ("float32", "bfloat16") if dtype in tested}
     return {
         "name": spec.title,
@@ -256,6 +297,8 @@ def _kernel(
             "refusals": tested["refusals"],
         },
         "launches": {
+            "kernel_path": run["kernel_path"],
+            "dtype": run["settings"]["dtype"],
             "prefill": launches["prefill"].get(spec.name, 0),
             "prefill_expected": launches["expected_prefill"].get(spec.name, 0),
             "decode_step": launches["decode_step"].get(spec.name, 0),
@@ -303,6 +346,8 @@ def _test_configuration(present: Present, architecture: Mapping[str, Any]) -> di
         "sequence_length": settings["sequence_length"],
         "max_new_tokens": settings["max_new_tokens"],
         "dtype": settings["dtype"],
+        "kernel_path": present.config["model"]["kernel_path"],
+        "architecture": asdict(Architecture.from_config(architecture)),
         "seed": settings["seed"],
     }
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -37,7 +38,7 @@ def run(name: str, *tensors: Tensor, **scalars: Any) -> Any:
 
 
 def launch(name: str, *tensors: Tensor | None, cores: int | None = None, **scalars: Any) -> Any:
-    """Launch the kernel `name` of `kernels.specs.SPECS` and count it; returns its tensor or tuple.
+    """Launch a kernel of `kernels.specs.SPECS`, or "all_reduce", and count it; returns its result.
 
     `cores` is the launch grid, the physical cores of a rank; None launches without one. Tensors are
     passed contiguous, without gradients and as plain tensors (while a model is traced for a device,
@@ -107,4 +108,6 @@ def _plain_tensor(tensor: Tensor | None) -> Tensor | None:
 
 @cache
 def _kernel(name: str) -> Any:
+    if name == "all_reduce":  # no spec: it needs several ranks, and an SDK with collectives
+        return import_module("kernels.nki_collective_kernels").nki_all_reduce_kernel
     return SPECS[name].load()

@@ -42,7 +42,7 @@ class Launching:
         """The sum [tokens, H] of what all ranks of the group have; alone, what it is."""
         if self.group is None:
             return output
-        total: Tensor = self("all_reduce", output, replica_group=self.group)
+        total: Tensor = self("all_reduce", output, group=self.group)
         return total
 
 

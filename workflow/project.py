@@ -28,9 +28,13 @@ _ONLY_PRINTS = ("evaluation.console", "evaluation.scoring")
 WITHOUT = {
     "compile": (*_ONLY_PRINTS, "evaluation.accuracy", "evaluation.evaluate", "evaluation.prompts"),
     "evaluate": _ONLY_PRINTS,
-    "baseline": ("kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.launches"),
+    "baseline": (
+        "kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.plan",
+        "evaluation.coverage", "evaluation.drift", "evaluation.launches", "evaluation.shapes",
+        "evaluation.tracing",
+    ),
     "nki": ("model.baseline",),
-}
+}  # fmt: skip
 """Modules that main.py imports somewhere, but whose code does nothing for the result of a step or
 of a variant. Scores are only shown by main.py; the record computes them anew."""
 
@@ -49,6 +53,12 @@ def driver_files(step: str, variant: str) -> list[str]:
         return program_files(*programs, without=without)
     own = program_files(*programs, *kernel_sources(), without=without)
     return sorted({*own, *simulator_files()})
+
+
+def check_files() -> list[str]:
+    """Return what a short run by a kernel path depends on, with its baseline and compilation."""
+    steps = ("compile", "evaluate")
+    return sorted({f for s in steps for v in ("baseline", "nki") for f in driver_files(s, v)})
 
 
 def kernel_test_files(kernel: str) -> list[str]:

@@ -11,9 +11,11 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
+from evaluation.checks import CHECKED_PROMPT, CHECKED_TOKENS, path_checks
 from workflow.config import complete, record_of
 from workflow.preflight import PreflightError, require
 from workflow.project import (
+    check_files,
     content_sha256,
     driver_files,
     environment,
@@ -55,13 +57,14 @@ MODEL_PYTHON = (
 )
 
 # Flags of main.py. Each rule carries, as `params`, those that its result depends on; no others can rerun it.
-MODEL_FLAGS = flags(
+PLACE_FLAGS = flags(
     backend=config["backend"],
     platform_target=config["platform_target"],
     model_path=config["model"]["path"],
     model_manifest=MODEL_MANIFEST,
-    torch_dtype=config["model"]["dtype"],
 )
+MODEL_FLAGS = f"{PLACE_FLAGS} {flags(torch_dtype=config['model']['dtype'])}"
+KERNEL_FLAGS = flags(kernel_path=config["model"]["kernel_path"])
 EVALUATION_FLAGS = flags(
     seq_len=config["evaluation"]["sequence_length"],
     max_new_tokens=config["evaluation"]["max_new_tokens"],
@@ -72,6 +75,15 @@ EVALUATION_FLAGS = flags(
 ACCURACY_FLAGS = flags(
     divergence_difference_tol=config["evaluation"]["divergence_difference_tolerance"],
     tol_map=json.dumps(config["evaluation"]["tolerance_map"]),
+)
+CHECKS = {check.name: check for check in path_checks(config)}
+CHECK_FLAGS = flags(
+    prompt_id=CHECKED_PROMPT,
+    seq_len=config["evaluation"]["sequence_length"],
+    max_new_tokens=CHECKED_TOKENS,
+    warmup_runs=0,
+    timed_runs=1,
+    seed=config["evaluation"]["seed"],
 )
 # What was measured with other versions of these packages is stale.
 VERSIONS = environment()
@@ -105,6 +117,7 @@ wildcard_constraints:
     kernel="|".join(KERNELS),
     prompt="|".join(PROMPTS),
     figure="|".join(FIGURES),
+    check="|".join(CHECKS),
 
 
 def preflight(dag):
