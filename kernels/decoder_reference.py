@@ -163,12 +163,14 @@ def attention_decode(
     v_cache: Array,
     position: Array,
     rounding: str = "fused",
-) -> tuple[Array, Array, Array]:
+    update_cache: bool = True,
+) -> Array | tuple[Array, Array, Array]:
     """Put T new keys and values into the cache and attend over what it holds up to each of them.
 
     q [D, heads, T]; k [D, kv heads, T]; v [T, kv heads, D]; k_cache [kv heads, D, C] and v_cache
     [kv heads, C, D], updated in place at position .. position + T - 1; position [1, 1] int32.
-    Returns attended [D, heads, T] and both caches.
+    Returns attended [D, heads, T] and both caches; attended alone, and leaves the caches as they
+    are, without `update_cache`: the caller then updates them.
     """
     tokens, group = q.shape[2], q.shape[1] // k.shape[1]
     start = int(position[0, 0])
@@ -190,6 +192,8 @@ def attention_decode(
         ],
         axis=1,
     )
+    if not update_cache:
+        return attended.astype(q.dtype)
     return attended.astype(q.dtype), keys, values
 
 
@@ -225,17 +229,30 @@ def output_projection_prefill(attended: Array, w_o: Array) -> Array:
     return np.einsum("hds,dhn->sn", _wide(attended), _wide(w_o)).astype(attended.dtype)
 
 
-def _route(
-    x: Array, residual: Array, norm_weight: Array, w_router: Array, eps: float, rounding: str
-) -> tuple[Array, Array, Array, Array]:
-    inner = _inner(x.dtype, rounding)
-    total = _add(x, residual, inner)
-    normed = _to(x.dtype)(_rmsnorm(total, norm_weight, eps, inner))
+def _choose(
+    total: Array,
+    norm_weight: Array,
+    w_router: Array,
+    eps: float,
+    dtype: np.dtype[Any],
+    rounding: str,
+) -> tuple[Array, Array, Array]:
+    """Normed hidden states in `dtype`, shares and experts of hidden states [tokens, H]."""
+    inner = _inner(dtype, rounding)
+    normed = _to(dtype)(_rmsnorm(total, norm_weight, eps, inner))
     logits = inner(normed @ _wide(unpack_linear(w_router)).T)
     experts = np.argsort(-logits, axis=1, kind="stable")[:, :CHOSEN]
     weights = _softmax(np.take_along_axis(logits, experts, axis=1))
     weights = inner(weights).astype(np.float32)
-    return normed.astype(x.dtype), total.astype(x.dtype), weights, experts.astype(np.uint32)
+    return normed.astype(dtype), weights, experts.astype(np.uint32)
+
+
+def _route(
+    x: Array, residual: Array, norm_weight: Array, w_router: Array, eps: float, rounding: str
+) -> tuple[Array, Array, Array, Array]:
+    total = _add(x, residual, _inner(x.dtype, rounding))
+    normed, weights, experts = _choose(total, norm_weight, w_router, eps, x.dtype, rounding)
+    return normed, total.astype(x.dtype), weights, experts
 
 
 def router_decode(
@@ -321,6 +338,53 @@ def experts_prefill(
     out = np.zeros(x.shape, dtype=x.dtype)
     out[:real] = _experts(x[:real], weights[:real], experts[:real], w_gate_up, w_down, rounding)
     return out
+
+
+def decoder_stack(
+    x: Array,
+    input_norm: Array,
+    w_qkv: Array,
+    q_norm: Array,
+    k_norm: Array,
+    w_o: Array,
+    post_norm: Array,
+    w_router: Array,
+    w_gate_up: Array,
+    w_down: Array,
+    k_cache: Array,
+    v_cache: Array,
+    position: Array,
+    cos: Array,
+    sin: Array,
+    eps: float,
+    rounding: str = "fused",
+) -> tuple[Array, Array, Array]:
+    """L decoder layers of T tokens on one rank; x [T, H], everything else as above, behind L.
+
+    The residual and what is added to it are rounded to the dtype of x if stepwise, and stay
+    float32 if fused. Returns hidden [T, H] and both caches, updated as by `attention_decode`.
+    """
+    inner, kv_heads = _inner(x.dtype, rounding), k_cache.shape[1]
+    total, caches = _wide(x), []
+    for layer in range(len(w_qkv)):
+        query, key, value = _qkv(
+            *(total, unpack_vector(input_norm[layer]), w_qkv[layer], q_norm[layer], k_norm[layer]),
+            *(cos, sin, eps, kv_heads, x.dtype, rounding),
+        )
+        attended, *updated = attention_decode(
+            *(query.transpose(2, 1, 0), key.transpose(2, 1, 0), value),
+            *(k_cache[layer], v_cache[layer], position, rounding),
+        )
+        caches.append(updated)
+        output = np.einsum("dht,dhn->tn", _wide(attended), _wide(w_o[layer]))
+        total = inner(total + inner(output))
+        normed, weights, experts = _choose(
+            total, unpack_vector(post_norm[layer]), w_router[layer], eps, x.dtype, rounding
+        )
+        output = _experts(normed, weights, experts, w_gate_up[layer], w_down[layer], rounding)
+        total = inner(total + inner(output))
+    keys, values = (np.stack(arrays) for arrays in zip(*caches, strict=True))
+    return total.astype(x.dtype), keys, values
 
 
 def lm_head(

@@ -324,8 +324,9 @@ def prefetch_linear(weight, part, width):
 
 
 def project_linear(weight, tiles, part, columns, width):
-    """[width, outputs / width, T] fp32 PSUM: columns [P, J, T] by a part of weight [P, J, N].
+    """[width, outputs / width, T] fp32 PSUM: columns by a part of weight [P, J, N].
 
+    `columns` [P, columns of the part, T] are those activations which the part's columns meet;
     `tiles` are what `prefetch_linear` gave for the same weight and part.
     """
     first_column, steps, first_output, outputs = part
@@ -339,7 +340,7 @@ def project_linear(weight, tiles, part, columns, width):
             tile = load_linear(weight, first_column, steps, start, count * width)
         else:
             tile = tiles[first // at_once]
-        project_into(product, first, tile, columns, first_column)
+        project_into(product, first, tile, columns, 0)
     return product
 
 

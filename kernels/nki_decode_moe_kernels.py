@@ -82,17 +82,17 @@ def broadcast_choices(shares, experts, identity_tile):
     return spread, addresses
 
 
-def expert_buffers(w_gate_up, w_down, loads):
+def expert_buffers(w_gate_up, w_down, loads, room=WEIGHT_BYTES):
     """Tiles (gate and up [P, J, 2 I], down [P', J', H]) for up to 4 experts, as many as fit.
 
-    At most `loads`, and no more than WEIGHT_BYTES per partition; one at least.
+    At most `loads`, and no more than `room` bytes per partition; one at least.
     """
     gate_up_shape = w_gate_up.shape[1:4]
     down_shape = w_down.shape[1:4]
     elements = gate_up_shape[1] * gate_up_shape[2] + down_shape[1] * down_shape[2]
-    room = max(1, WEIGHT_BYTES // (elements * bytes_of(w_down.dtype)))
+    fitting = max(1, room // (elements * bytes_of(w_down.dtype)))
     buffers = []
-    for _buffer in range(min(min(loads, MOST_BUFFERS), room)):
+    for _buffer in range(min(min(loads, MOST_BUFFERS), fitting)):
         gate_up = nl.ndarray(gate_up_shape, dtype=w_gate_up.dtype, buffer=nl.sbuf)
         down = nl.ndarray(down_shape, dtype=w_down.dtype, buffer=nl.sbuf)
         buffers.append((gate_up, down))

@@ -23,6 +23,7 @@ from kernels.nki_decode_common import (
     identity,
     inner_dtype,
     load_columns,
+    load_linear,
     load_whole,
     norm_constants,
     prefetch_linear,
@@ -79,20 +80,23 @@ def share_contraction(kv_heads, columns):
 
 
 def load_kv_weight(w_qkv, heads, kv_heads, head_dim):
-    """[P, columns, 2 kv D] tile: this core's part of the key and value weights, by one DMA."""
-    lines, columns, outputs = w_qkv.shape
+    """[P, columns, 2 kv D] tile: this core's part of the key and value weights.
+
+    By one DMA if it has all heads, which lie side by side; else by one for keys, one for values.
+    """
+    lines, columns, _outputs = w_qkv.shape
     first_head, count = share_kv(kv_heads)
     first, steps = share_contraction(kv_heads, columns)
+    if count == kv_heads:
+        return load_linear(w_qkv, first, steps, heads * head_dim, 2 * count * head_dim)
     width = count * head_dim
     tile = nl.ndarray((lines, steps, 2 * width), dtype=w_qkv.dtype, buffer=nl.sbuf)
-    source = [[columns * outputs, lines], [outputs, steps], [kv_heads * head_dim, 2], [1, width]]
-    nisa.dma_copy(
-        dst=tile.ap(
-            pattern=[[steps * 2 * width, lines], [2 * width, steps], [width, 2], [1, width]],
-            offset=0,
-        ),
-        src=w_qkv.ap(pattern=source, offset=first * outputs + (heads + first_head) * head_dim),
-    )
+    for kind in range(2):
+        start = (heads + kind * kv_heads + first_head) * head_dim
+        nisa.dma_copy(
+            dst=tile[:, :, kind * width : (kind + 1) * width],
+            src=w_qkv[:, first : first + steps, start : start + width],
+        )
     return tile
 
 
@@ -210,6 +214,56 @@ def value_rows(projected, count, identity_tile):
     return rows
 
 
+def load_qkv(w_qkv, heads, kv_heads, head_dim):
+    """(query tiles, key and value tile): this core's weights, on their way before their turn."""
+    kv_tile = load_kv_weight(w_qkv, heads, kv_heads, head_dim)
+    return prefetch_linear(w_qkv, query_part(w_qkv, heads, head_dim), head_dim), kv_tile
+
+
+def head_constants(q_norm, k_norm, cos, sin, identity_tile, inner):
+    """What heads need besides their weights: norms of L layers [L, D], tables, a permutation."""
+    table_identity = identity_tile
+    if cos.dtype != identity_tile.dtype:
+        table_identity = identity(PARTITIONS, cos.dtype)
+    half = cos.shape[1] // 2
+    return (
+        load_columns(q_norm, identity_tile),
+        load_columns(k_norm, identity_tile),
+        load_tables(cos, sin, table_identity),
+        diagonals(2 * half, (half, -half), inner),
+        identity_tile,
+    )
+
+
+def make_heads(normed, w_qkv, tiles, constants, norms, layer, heads, kv_heads, inner):
+    """(queries and keys [D, q + kv, T], values [T, kv, D]) tiles of columns [P, J, T], this core's.
+
+    All of the dtype of `normed`; w_qkv in HBM and `tiles` from `load_qkv`; `constants` from
+    `head_constants`, whose norms are those of `layer`; `norms` from `norm_constants`.
+    """
+    q_columns, k_columns, tables, half_turn, identity_tile = constants
+    head_dim = half_turn.shape[0]
+    query_tiles, kv_tile = tiles
+    projected = project_heads(w_qkv, query_tiles, kv_tile, normed, heads, kv_heads, head_dim, inner)
+    kv_count = share_kv(kv_heads)[1]
+    weight_tile = head_weights(q_columns, k_columns, layer, share(heads)[1], kv_count)
+    by_norm = norm_heads(projected, weight_tile, norms, inner)
+    rotated = rotate_columns(by_norm, tables, half_turn, inner, normed.dtype)
+    return rotated, value_rows(projected, kv_count, identity_tile)
+
+
+def check_tables(kernel, tables, shape, dtype):
+    """Refuse tables of RoPE which are not (cos, sin) of one `shape`, float32 or `dtype`."""
+    cos, sin = tables
+    check_shape(kernel, "cos", cos, shape)
+    check_shape(kernel, "sin", sin, shape)
+    assert cos.dtype == nl.float32 or cos.dtype == dtype, (
+        f"{kernel}: cos must be float32 or the dtype of x ({dtype}), received {cos.dtype}; "
+        f"cast it before the call"
+    )
+    check_dtype(kernel, "sin", sin, cos.dtype)
+
+
 def check_qkv_arguments(kernel, x, residual, norm_weight, w_qkv, q_norm, k_norm, cos, sin, kv):
     """Refuse what the QKV kernel does not compute."""
     check_rank(kernel, "x", x, ("tokens", "hidden"))
@@ -240,13 +294,7 @@ def check_qkv_arguments(kernel, x, residual, norm_weight, w_qkv, q_norm, k_norm,
         f"{kernel}: heads x tokens must fit in a PSUM bank of {BANK}, "
         f"received {heads + 2 * kv} x {tokens}; pass fewer tokens"
     )
-    check_shape(kernel, "cos", cos, (tokens, head_dim))
-    check_shape(kernel, "sin", sin, (tokens, head_dim))
-    assert cos.dtype == nl.float32 or cos.dtype == x.dtype, (
-        f"{kernel}: cos must be float32 or the dtype of x ({x.dtype}), received {cos.dtype}; "
-        f"cast it before the call"
-    )
-    check_dtype(kernel, "sin", sin, cos.dtype)
+    check_tables(kernel, (cos, sin), (tokens, head_dim), x.dtype)
 
 
 def store_heads(queries, keys, values, rotated, rows, heads, kv_heads):
@@ -289,13 +337,18 @@ def nki_qkv_decode_kernel(
                  (q, k, v) = n w_qkv, a head h being outputs h D to h D + D
                  q, k: RMSNorm over D by q_norm, k_norm, then y * cos + rotate_half(y) * sin
     Dimensions:  T tokens, H hidden = P J, D head_dim, heads, kv_heads
-    Args:        x            [T, H]  float32 or bfloat16            HBM
-                 residual     [T, H]  dtype of x, or None            HBM
-                 norm_weight  [P, J]  dtype of x                     HBM, element (p, j): j P + p
-                 w_qkv        [P, J, (heads + 2 kv_heads) D] same    HBM, input j P + p at (p, j)
-                 q_norm, k_norm  [D]  dtype of x                     HBM
-                 cos, sin     [T, D]  float32 or dtype of x          HBM
-                 eps > 0, kv_heads, rounding "fused" or "stepwise"   constants
+    Args:        x            [T, H]  float32 or bfloat16             HBM
+                 residual     [T, H]  dtype of x, or None             HBM
+                 norm_weight  [P, J]  dtype of x                      HBM; element j P + p at (p, j)
+                 w_qkv        [P, J, (heads + 2 kv_heads) D]  dtype of x  HBM; input j P + p
+                              at (p, j)
+                 q_norm       [D]     dtype of x                      HBM
+                 k_norm       [D]     dtype of x                      HBM
+                 cos          [T, D]  float32 or dtype of x           HBM
+                 sin          [T, D]  dtype of cos                    HBM
+                 eps          Python float > 0
+                 kv_heads     Python int
+                 rounding     string "fused" or "stepwise"
     Returns:     q [D, heads, T], k [D, kv_heads, T], v [T, kv_heads, D] and, with a residual, s
                  [T, H]; dtype of x  shared HBM
     Tiling:      hidden states as columns [P, J, T]; weights [P, J, 64 KiB per partition at a time],
@@ -323,29 +376,19 @@ def nki_qkv_decode_kernel(
     heads = w_qkv.shape[2] // head_dim - 2 * kv_heads
 
     identity_tile = identity(PARTITIONS, x.dtype)
-    table_identity = identity_tile
-    if cos.dtype != x.dtype:
-        table_identity = identity(PARTITIONS, cos.dtype)
     columns = load_columns(x, identity_tile)
     if residual != None:
         columns = add_columns(columns, load_columns(residual, identity_tile), inner)
     weight_tile = load_whole(norm_weight)
-    kv_tile = load_kv_weight(w_qkv, heads, kv_heads, head_dim)
-    query_tiles = prefetch_linear(w_qkv, query_part(w_qkv, heads, head_dim), head_dim)
-    q_columns = load_columns(q_norm.reshape((1, head_dim)), identity_tile)
-    k_columns = load_columns(k_norm.reshape((1, head_dim)), identity_tile)
-    tables = load_tables(cos, sin, table_identity)
-    constants = norm_constants(eps)
-    half_turn = diagonals(head_dim, (head_dim // 2, -(head_dim // 2)), inner)
+    tiles = load_qkv(w_qkv, heads, kv_heads, head_dim)
+    norms = norm_constants(eps)
+    layers = (1, head_dim)
+    constants = head_constants(
+        q_norm.reshape(layers), k_norm.reshape(layers), cos, sin, identity_tile, inner
+    )
 
-    normed = rmsnorm_columns(columns, weight_tile, constants, inner, x.dtype)
-    projected = project_heads(w_qkv, query_tiles, kv_tile, normed, heads, kv_heads, head_dim, inner)
-    kv_count = share_kv(kv_heads)[1]
-    head_weight = head_weights(q_columns, k_columns, 0, share(heads)[1], kv_count)
-    by_norm = norm_heads(projected, head_weight, constants, inner)
-    rotated = rotate_columns(by_norm, tables, half_turn, inner, x.dtype)
-    rows = value_rows(projected, kv_count, identity_tile)
-
+    normed = rmsnorm_columns(columns, weight_tile, norms, inner, x.dtype)
+    rotated, rows = make_heads(normed, w_qkv, tiles, constants, norms, 0, heads, kv_heads, inner)
     queries = nl.ndarray((head_dim, heads, tokens), dtype=x.dtype, buffer=nl.shared_hbm)
     keys = nl.ndarray((head_dim, kv_heads, tokens), dtype=x.dtype, buffer=nl.shared_hbm)
     values = nl.ndarray((tokens, kv_heads, head_dim), dtype=x.dtype, buffer=nl.shared_hbm)
