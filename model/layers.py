@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kernels.layouts import unpack_vector
 from model import dispatch
+from model.packing import LAYER, Packed
 from model.plan import Phase
 
 Tables = tuple[Tensor, Tensor]
@@ -193,6 +194,30 @@ class Head(_Block):
             rounding=self.launch.rounding,
         )
         return results
+
+
+def decoder_stack(
+    launch: Launching,
+    weights: Packed,
+    layers: int,
+    x: Tensor,
+    caches: tuple[Tensor, Tensor],
+    position: Tensor,
+    tables: Tables,
+    eps: float,
+) -> Tensor:
+    """The first `layers` layers of T tokens in one launch: x [T, H] -> hidden states [T, H].
+
+    `caches` [L, kv heads, D, C] and [L, kv heads, C, D] are written at `position` [1, 1] int32.
+    """
+    stacked = (getattr(weights, name)[:layers] for name in LAYER)
+    hidden: Tensor = launch(
+        "decoder_stack",
+        *(x, *stacked, *(cache[:layers] for cache in caches), position, *tables),
+        eps=eps,
+        rounding=launch.rounding,
+    )[0]
+    return hidden
 
 
 def rotary_tables(head_dim: int, theta: float, start: int, stop: int, dtype: torch.dtype) -> Tables:

@@ -17,7 +17,15 @@ from transformers import Qwen3MoeConfig
 
 from model import dispatch, plan, qwen_rows
 from model.generation import Generation, generate_greedily, torch_dtype
-from model.layers import AttentionBlock, ExpertsBlock, Head, Launching, Tables, rotary_tables
+from model.layers import (
+    AttentionBlock,
+    ExpertsBlock,
+    Head,
+    Launching,
+    Tables,
+    decoder_stack,
+    rotary_tables,
+)
 from model.packing import Checkpoint, Packed, pack
 
 State = tuple[Tensor, Tensor]
@@ -134,8 +142,20 @@ class Qwen3MoeCPU:
             yield x, residual
 
     def _decode_stack(self, token: int, layers: int) -> State:
-        """Output and residual [1, H] of the first `layers` layers, in one launch."""
-        raise NotImplementedError
+        """Hidden states [1, H] behind the first `layers` layers, in one launch, and zeros."""
+        position = self.cache.length
+        x = self._embed(torch.tensor([token]))
+        hidden = decoder_stack(
+            self.launching,
+            self.weights,
+            layers,
+            x,
+            (self.cache.keys, self.cache.values),
+            torch.tensor([[position]], dtype=torch.int32),
+            self._tables(position, position + 1),
+            self.config.rms_norm_eps,
+        )
+        return hidden, torch.zeros_like(hidden)
 
     def _decode_states(self, token: int) -> Iterator[State]:
         if self.plan.decode == "fused":
