@@ -38,7 +38,10 @@ def run(name: str, *tensors: Tensor, **scalars: Any) -> Any:
 
 
 def launch(name: str, *tensors: Tensor | None, cores: int | None = None, **scalars: Any) -> Any:
-    """Launch a kernel of `kernels.specs.SPECS`, or "all_reduce", and count it; returns its result.
+    """Launch a kernel by name and count it; returns its tensor or tuple.
+
+    Names are those of `kernels.specs.SPECS`, and "all_reduce" and "decoder_stack_ranks", which have
+    no spec: they take several ranks, and an SDK with collectives.
 
     `cores` is the launch grid, the physical cores of a rank; None launches without one. Tensors are
     passed contiguous, without gradients and as plain tensors (while a model is traced for a device,
@@ -108,6 +111,8 @@ def _plain_tensor(tensor: Tensor | None) -> Tensor | None:
 
 @cache
 def _kernel(name: str) -> Any:
-    if name == "all_reduce":  # no spec: it needs several ranks, and an SDK with collectives
+    if name == "all_reduce":
         return import_module("kernels.nki_collective_kernels").nki_all_reduce_kernel
+    if name == "decoder_stack_ranks":
+        return import_module("kernels.nki_decode_ranks_kernels").nki_decoder_stack_ranks_kernel
     return SPECS[name].load()

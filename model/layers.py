@@ -211,11 +211,13 @@ def decoder_stack(
     `caches` [L, kv heads, D, C] and [L, kv heads, C, D] are written at `position` [1, 1] int32.
     """
     stacked = (getattr(weights, name)[:layers] for name in LAYER)
+    kernel = "decoder_stack" if launch.group is None else "decoder_stack_ranks"
     hidden: Tensor = launch(
-        "decoder_stack",
+        kernel,
         *(x, *stacked, *(cache[:layers] for cache in caches), position, *tables),
         eps=eps,
         rounding=launch.rounding,
+        **({} if launch.group is None else {"group": launch.group}),
     )[0]
     return hidden
 

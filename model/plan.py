@@ -159,7 +159,7 @@ def expected_launches(
 
     `config` is the checkpoint's config.json. The packed paths launch each kernel once per layer,
     the LM head and the stack of layers once; with several ranks, sums over them follow a layer's
-    attention and its experts, but for the stack, which sums inside. For "rows" and
+    attention and its experts, or another kernel of the stack, which sums inside. For "rows" and
     `final_norm_fused` see `_rows_launches`. ValueError for another phase or path.
     """
     if phase not in PHASES:
@@ -171,7 +171,9 @@ def expected_launches(
     layers = config["num_hidden_layers"]
     single = ("decoder_stack", "lm_head")
     launches = {name: 1 if name in single else layers for name in kernels_of(path, phase)}
-    if ranks > 1 and "decoder_stack" not in launches:
+    if ranks > 1 and "decoder_stack" in launches:
+        launches["decoder_stack_ranks"] = launches.pop("decoder_stack")
+    elif ranks > 1:
         launches["all_reduce"] = 2 * layers
     return launches
 

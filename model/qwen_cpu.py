@@ -26,7 +26,7 @@ from model.layers import (
     decoder_stack,
     rotary_tables,
 )
-from model.packing import Checkpoint, Packed, pack
+from model.packing import Checkpoint, Packed, Shard, pack
 
 State = tuple[Tensor, Tensor]
 """A layer's output and its residual [tokens, H], which the next kernel adds."""
@@ -186,6 +186,24 @@ def load(model_path: Path, dtype: str, path: str = "fused") -> Qwen3MoeCPU | qwe
     if chosen.decode == "rows":
         return qwen_rows.build(weights, config, torch_dtype(dtype), chosen.fallbacks)
     return Qwen3MoeCPU(config, pack(weights, config), chosen)
+
+
+def load_rank(
+    model_path: Path, dtype: str, path: str, shard: Shard, launching: Launching
+) -> Qwen3MoeCPU:
+    """Load one tensor-parallel rank's part, which sums with the others in `launching.group`.
+
+    Its `prefill` and `decode` must be called on all ranks at once (`nki_sim.ranks.run`); the ranks'
+    logits, one behind the other, are those of the vocabulary. ValueError for a model that cannot be
+    split so, or that only small kernels can carry out, which know no ranks.
+    """
+    config = read_config(model_path)
+    chosen = plan.choose(path, config, dtype, shard.ranks)
+    if chosen.decode == "rows":
+        why = "; ".join(f"{kernel}: {reason}" for kernel, reason in chosen.fallbacks)
+        raise ValueError(f'the kernel path "rows" runs on one rank{why and f" ({why})"}')
+    weights = Checkpoint(model_path, torch_dtype(dtype))
+    return Qwen3MoeCPU(config, pack(weights, config, shard), chosen, launching)
 
 
 def read_config(model_path: Path) -> Qwen3MoeConfig:
