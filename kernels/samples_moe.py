@@ -21,6 +21,7 @@ LADDER = 6.0 - 0.4 * np.arange(CHOSEN)  # logits of the chosen experts: apart by
 BELOW = 2.0  # no other expert's logit is larger
 WINNER = 12.0  # logit of the token that the LM head must choose; others lie around 0 with sigma 1
 SHIFT = 1009  # elements between two experts' weights in the stream that they are cut from
+STEP = 61  # elements between two inputs' weights of the LM head in such a stream
 SIZES = np.array([2e-3, 1.0, 30.0])  # of residual streams; in the first, eps matters
 
 
@@ -99,6 +100,20 @@ def experts(rng: np.random.Generator, shapes: Shapes) -> Arrays:
     return arrays
 
 
+def _head_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """N(0, 1 / H) [P, J, V]: every input's row a stretch of one stream, STEP after the last one's.
+
+    A logit's terms are independent of each other, and logits are STEP apart before they repeat
+    each other's weights for other inputs.
+    """
+    lines, columns, vocabulary = shape
+    inputs = lines * columns
+    stream = rng.standard_normal(vocabulary + STEP * inputs, dtype=np.float32)
+    stream /= np.float32(inputs**0.5)
+    strides = (STEP * stream.itemsize, STEP * lines * stream.itemsize, stream.itemsize)
+    return np.lib.stride_tricks.as_strided(stream, shape, strides).copy()
+
+
 def lm_head(rng: np.random.Generator, shapes: Shapes) -> Arrays:
     """A token that wins by far at every position, and two later ones with exactly its logit.
 
@@ -113,17 +128,18 @@ def lm_head(rng: np.random.Generator, shapes: Shapes) -> Arrays:
     x, residual = _streams(rng, rng.standard_normal((tokens, hidden)))
     total = x + residual
     normed = total / np.sqrt(np.mean(np.square(total), axis=1, keepdims=True) + 1e-6) * weight
-    head = rng.standard_normal((vocabulary, hidden)) / hidden**0.5
-    half = vocabulary // 2
+    head = _head_weights(rng, shapes["w_head"])
+    lines = head.shape[0]
+    half = -(-vocabulary // (2 * PARTITIONS)) * PARTITIONS
     for token, row in enumerate(normed):
         peak = int(np.argmax(np.abs(row)))
         first = half * (token % 2) + 40 + 3 * token
         for place in (first, first + PARTITIONS - 37, vocabulary - 1 - token):
-            head[place] = 0.0
-            head[place, peak] = WINNER / row[peak]
+            head[:, :, place] = 0.0
+            head[peak % lines, peak // lines, place] = WINNER / row[peak]
     return {
         "x": x,
         "residual": residual,
         "norm_weight": pack_vector(weight),
-        "w_head": pack_linear(head),
+        "w_head": head,
     }
