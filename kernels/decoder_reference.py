@@ -382,12 +382,26 @@ def decoder_stack(
     total, caches = _wide(x), []
     for layer in range(len(w_qkv)):
         query, key, value = _qkv(
-            *(total, unpack_vector(input_norm[layer]), w_qkv[layer], q_norm[layer], k_norm[layer]),
-            *(cos, sin, eps, kv_heads, x.dtype, rounding),
+            total,
+            unpack_vector(input_norm[layer]),
+            w_qkv[layer],
+            q_norm[layer],
+            k_norm[layer],
+            cos,
+            sin,
+            eps,
+            kv_heads,
+            x.dtype,
+            rounding,
         )
         attended, *updated = attention_decode(
-            *(query.transpose(2, 1, 0), key.transpose(2, 1, 0), value),
-            *(k_cache[layer], v_cache[layer], position, rounding),
+            query.transpose(2, 1, 0),
+            key.transpose(2, 1, 0),
+            value,
+            k_cache[layer],
+            v_cache[layer],
+            position,
+            rounding,
         )
         caches.append(updated)
         output = np.einsum("dht,dhn->tn", _wide(attended), _wide(w_o[layer]))

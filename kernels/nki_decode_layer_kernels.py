@@ -129,13 +129,16 @@ def load_layer(weights, caches, layer, heads, ahead):
 # The two halves of a layer.
 
 
-def sum_parts(part, inner, over_ranks, group):
-    """The sum of all cores' and ranks' parts [P, J, T] fp32, rounded to `inner` between them."""
+def sum_parts(part, inner, over_ranks, group, name):
+    """The sum of all cores' and ranks' parts [P, J, T] fp32, rounded to `inner` between them.
+
+    `name` is this sum's own, for what it allocates in HBM.
+    """
     part = exchange_and_add(part)
     if inner != nl.float32:
         part = evacuate(part, inner)
     if over_ranks != None:
-        part = over_ranks(part, group)
+        part = over_ranks(part, group, name)
     return part
 
 
@@ -208,7 +211,8 @@ def decoder_layers(
             following = load_layer(weights, caches, layer + 1, heads, True)
         pair = (w_qkv[layer], w_o[layer])
         part = attention_block(total, pair, tiles, constants, news, layer, heads, kv_heads, inner)
-        total = add_columns(total, sum_parts(part, inner, over_ranks, group), inner)
+        part = sum_parts(part, inner, over_ranks, group, f"attention_{layer}")
+        total = add_columns(total, part, inner)
         router_tiles = (None, None, None, None, tiles[4], tiles[5])
         tiles = None
         if at_once == 1 and not last:
@@ -216,7 +220,8 @@ def decoder_layers(
         part = experts_block(
             total, router_tiles, constants[0], identity_tile, gate_up, down, buffers, layer, inner
         )
-        total = add_columns(total, sum_parts(part, inner, over_ranks, group), inner)
+        part = sum_parts(part, inner, over_ranks, group, f"experts_{layer}")
+        total = add_columns(total, part, inner)
         if at_once == 0 and not last:
             following = load_layer(weights, caches, layer + 1, heads, False)
         tiles = following

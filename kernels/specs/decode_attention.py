@@ -33,11 +33,8 @@ def _qkv(
     }
 
 
-def _kv(count: int, *others: Scalars) -> Scalars:
-    merged = {"kv_heads": count, "rounding": "fused"}
-    for other in others:
-        merged |= other
-    return merged
+def _kv(count: int, other: Scalars | None = None) -> Scalars:
+    return {"kv_heads": count, "rounding": "fused", **(other or {})}
 
 
 ALONE: Scalars = {"residual": None}
@@ -259,9 +256,10 @@ ATTENTION_DECODE = KernelSpec(
     tolerances={
         "float32": Tolerance(
             rtol=1e-5,
-            atol=1e-5,
-            why="scores up to 10 are off by 128 * 2^-24 of theirs, 1e-6 to 1e-5, which their "
-            "exponentials inherit, as shares of values of size 1",
+            atol=6e-5,
+            why="sums of 128 products behind scores around 45 run up to 509, so scores are off by "
+            "some 509 * 2^-24 / sqrt(128) = 3e-6 per rounding, up to 5e-5 in all; exponentials "
+            "inherit that, as shares of values of size 1",
         ),
         "bfloat16": Tolerance(
             rtol=2.0**-7,

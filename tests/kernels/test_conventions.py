@@ -264,8 +264,9 @@ def outside_the_subset(path: Path) -> Iterator[str]:
         arguments = function.args
         if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
             yield f"{function.name}: only plain parameters"
+        given = known | {argument.arg for argument in arguments.args}  # functions are values
         for node in ast.walk(function):
-            yield from (f"{function.name}:{problem}" for problem in node_problems(node, known))
+            yield from (f"{function.name}:{problem}" for problem in node_problems(node, given))
 
 
 def node_problems(node: ast.AST, known: set[str]) -> Iterator[str]:

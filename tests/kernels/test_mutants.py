@@ -74,6 +74,73 @@ MUTANTS = {
         "offset=first * CHOSEN * hidden + column",
         "offset=first * CHOSEN * hidden",
     ),
+    "queries with the norm of keys": ("qkv_decode", "src=q_columns.ap(", "src=k_columns.ap("),
+    "sign of the rotated half of columns": ("qkv_decode", "operand0=-1.0", "operand0=1.0"),
+    "halves of columns not exchanged": ("qkv_decode", "(half, -half)", "(0, 0)"),
+    "keys of one core's hidden states": ("qkv_decode", "if steps < columns", "if steps > columns"),
+    "residual not added": (
+        "qkv_decode",
+        "columns = add_columns(columns, load_columns(residual, identity_tile), inner)",
+        "pass",
+    ),
+    "a cached position too many": ("attention_decode", "op0=nl.greater_equal", "op0=nl.greater"),
+    "a cached position too few": (
+        "attention_decode",
+        "pattern=[[1, blocks]], offset=0",
+        "pattern=[[1, blocks]], offset=1",
+    ),
+    "new tokens see later ones": (
+        "attention_decode",
+        "channel_multiplier=-1",
+        "channel_multiplier=0",
+    ),
+    "keys stored one position late": (
+        "attention_decode",
+        "offset=first_head * head + start * capacity,",
+        "offset=first_head * head + start * capacity + 1,",
+    ),
+    "values stored over the first one": (
+        "attention_decode",
+        "indirect_dim=rank - 2,",
+        "indirect_dim=rank - 1,",
+    ),
+    "scores not scaled": ("attention_decode", "scale = float(width) ** -0.5", "scale = 1.0"),
+    "maximum of scores not negated": ("attention_decode", "negate=True", "negate=False"),
+    "sum over part of the positions": (
+        "attention_decode",
+        "for block in range(weights.shape[1])",
+        "for block in range(weights.shape[1] - 1)",
+    ),
+    "new values left out": (
+        "attention_decode",
+        "nisa.nc_matmul(dst=total, stationary=new_values,",
+        "dict(dst=total, stationary=new_values,",
+    ),
+    "one core's heads projected": (
+        "output_projection_decode",
+        "exchange_and_add(project_output(",
+        "(project_output(",
+    ),
+    "experts of the first layer": (
+        "decoder_stack",
+        "operand0=float(layer * router_tile.shape[2])",
+        "operand0=0.0",
+    ),
+    "cache of the first layer": (
+        "decoder_stack",
+        "layer * kv_heads + first + head",
+        "first + head",
+    ),
+    "norms of the layer exchanged": (
+        "decoder_stack",
+        "load_whole(input_norm[layer])",
+        "load_whole(post_norm[layer])",
+    ),
+    "norms of the first layer's heads": (
+        "decoder_stack",
+        "norms, layer, heads",
+        "norms, 0, heads",
+    ),
     "every partial sum rounded": (
         "expert_aggregation",
         "partial = nl.ndarray((lines, columns), dtype=nl.float32",
@@ -105,17 +172,19 @@ def mutate(tmp_path: Path) -> Iterator[Callable[..., Callable[..., Any]]]:
     sys.modules.pop(name, None)
 
 
-def is_found(kernel: str, mutant: Callable[..., Any]) -> bool:
+def is_found(kernel: str, mutant: Any) -> bool:
     """Whether any declared case fails, or the simulator refuses the mutant."""
     spec = SPECS[kernel]
     for dtype in spec.dtypes:
         for case in spec.cases:
-            try:
-                if not verify(spec, case, dtype, mutant).passed:
+            for cores in case.cores:
+                try:
+                    launch = mutant if cores == 1 else mutant[cores]
+                    if not verify(spec, case, dtype, launch).passed:
+                        return True
+                except RuntimeError as error:
+                    assert type(error).__module__ == "nki_sim.errors", error
                     return True
-            except RuntimeError as error:
-                assert type(error).__module__ == "nki_sim.errors", error
-                return True
     return False
 
 
