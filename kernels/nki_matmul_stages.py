@@ -14,9 +14,9 @@ COLUMNS_AT_ONCE = 3 * BANK_COLUMNS
 # values in bfloat16) fits whole, and two such parts leave room on the smallest core.
 WEIGHT_BYTES = 40960
 WEIGHT_LOADS = 4  # DMAs per weight: the first matmuls begin when a quarter of it is there
-# All tokens of a prompt as columns, on a partition. Rows, two parts of a weight and the results of
-# a part have room beside that on the smallest core.
-COLUMNS_BYTES = 49152
+# All tokens of a prompt as columns, on a partition: 4 times what the hidden states of the largest
+# bucket take in bfloat16. Rows, two parts of a weight and a part's results have room beside it.
+COLUMNS_BYTES = 81920
 
 
 def check_tokens(kernel, tokens, depth, dtype):

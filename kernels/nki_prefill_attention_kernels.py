@@ -282,7 +282,7 @@ def check_attention_arguments(kernel, q, k, v):
 
 @nki.jit
 def nki_attention_prefill_kernel(q, k, v, rounding="fused"):
-    """Causal grouped-query attention of a prompt of up to 1536 tokens over itself.
+    """Causal grouped-query attention of a prompt of up to 5120 tokens over itself.
 
     Math:        y[h, :, s] = sum over t <= s of p[s, t] v[g, t, :], g = h kv_heads // heads
                  p[s, :] = softmax over t <= s of q[h, :, s] . k[g, :, t] / sqrt(D)
@@ -313,7 +313,7 @@ def nki_attention_prefill_kernel(q, k, v, rounding="fused"):
                  hides from them; the rows of padding itself are finite and mean nothing.
     Refuses:     other ranks, empty tensors, other dtypes, k and v of other heads or tokens, heads
                  that are no multiple of kv heads, D over 128, more tokens than fit (S elements of a
-                 group's heads in 48 KiB), another rounding
+                 group's heads in 80 KiB), another rounding
     """
     name = "nki_attention_prefill_kernel"
     inner_dtype(name, q.dtype, rounding)

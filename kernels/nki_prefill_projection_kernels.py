@@ -130,18 +130,24 @@ def normed_columns(x, residual, total, norm_tile, eps_column, first, partitions,
     return columns
 
 
+def repeat_weight(dst, weight, count):
+    """dst [lines, count * width] = a weight [width] in HBM, `count` times on every partition."""
+    lines = dst.shape[0]
+    width = weight.shape[0]
+    tile = load_weight(weight, lines, width, 1)
+    pattern = [[width, lines], [0, count], [1, width]]
+    nisa.tensor_copy(dst=dst, src=tile.ap(pattern=pattern, offset=0))
+
+
 def load_head_norms(q_norm, k_norm, queries, keys, lines):
     """[lines, (queries + keys) D] tile: the norm weight of every head, on every partition."""
     width = q_norm.shape[0]
     tile = nl.ndarray((lines, (queries + keys) * width), dtype=q_norm.dtype, buffer=nl.sbuf)
     middle = queries * width
     if queries > 0:
-        pattern = [[0, lines], [0, queries], [1, width]]
-        nisa.dma_copy(dst=tile[:, 0:middle], src=q_norm.ap(pattern=pattern, offset=0))
+        repeat_weight(tile[:, 0:middle], q_norm, queries)
     if keys > 0:
-        pattern = [[0, lines], [0, keys], [1, width]]
-        last = middle + keys * width
-        nisa.dma_copy(dst=tile[:, middle:last], src=k_norm.ap(pattern=pattern, offset=0))
+        repeat_weight(tile[:, middle : middle + keys * width], k_norm, keys)
     return tile
 
 
@@ -184,7 +190,7 @@ def nki_qkv_prefill_kernel(
     kv_heads,
     rounding="fused",
 ):
-    """Residual addition, RMSNorm, QKV, norms of the heads and RoPE of up to 1536 tokens.
+    """Residual addition, RMSNorm, QKV, norms of the heads and RoPE of up to 2560 tokens.
 
     Math:        t = x + residual, or x; n = RMSNorm(t) * norm_weight; [q, k, v] = n @ W
                  q, k = RoPE(RMSNorm of each head * q_norm or k_norm), see nki_rope_kernel
@@ -222,7 +228,7 @@ def nki_qkv_prefill_kernel(
                  order.
     Refuses:     other ranks, empty tensors, other dtypes, tensors of other layers, an odd D or one
                  over 128, heads that are no multiple of kv_heads, rows of more than 8 KiB, more
-                 tokens than fit (J S elements in 48 KiB), eps <= 0, another rounding
+                 tokens than fit (J S elements in 80 KiB), eps <= 0, another rounding
     """
     name = "nki_qkv_prefill_kernel"
     inner = inner_dtype(name, x.dtype, rounding)
@@ -289,7 +295,7 @@ def nki_qkv_prefill_kernel(
 
 @nki.jit
 def nki_output_projection_prefill_kernel(attended, w_o):
-    """Output projection of the attended heads of up to 1536 tokens: this rank's part of the sum.
+    """Output projection of the attended heads of up to 5120 tokens: this rank's part of the sum.
 
     Math:        y[s, n] = sum over d, h of attended[h, d, s] * w_o[d, h, n]
     Dimensions:  S tokens, heads, D head_dim (<= 128), H hidden
@@ -308,7 +314,7 @@ def nki_output_projection_prefill_kernel(attended, w_o):
                  S heads D H / 16384 columns of 128 x 128 products
     Numerics:    fp32 sums in the hardware's order, one rounding to the dtype of attended
     Refuses:     other ranks, empty tensors, other dtypes, a weight of other heads, D over 128, more
-                 tokens than fit (heads S elements in 48 KiB)
+                 tokens than fit (heads S elements in 80 KiB)
     """
     name = "nki_output_projection_prefill_kernel"
     check_rank(name, "attended", attended, ("heads", "head_dim", "tokens"))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.samples import Arrays, Shapes, norm, rope
+from kernels.samples import Arrays, Shapes, rope
 
 
 def qkv(rng: np.random.Generator, shapes: Shapes) -> Arrays:
-    """Rows of three sizes, weights that keep them, norms of queries and keys that differ."""
-    hidden, head_dim = shapes["x"][1], shapes["cos"][1]
-    rows = norm(rng, {name: shapes[name] for name in ("x", "residual") if name in shapes} | {
-        "weight": (hidden,)
-    })  # fmt: skip
+    """Rows of three sizes (of the last, eps matters), and norms of queries and keys that differ."""
+    (tokens, hidden), head_dim = shapes["x"], shapes["cos"][1]
+    sizes = np.array([1.0, 30.0, 2e-3])[np.arange(tokens) % 3, None]
+    rows = {
+        name: sizes * rng.standard_normal(shapes[name])
+        for name in ("x", "residual")
+        if name in shapes
+    }
     tables = rope(rng, {"x": (1,), "cos": shapes["cos"]})
-    return {name: rows[name] for name in ("x", "residual") if name in shapes} | {
-        "norm_weight": rows["weight"],
+    return rows | {
+        "norm_weight": 1.0 + 0.2 * rng.standard_normal(hidden),
         "w_qkv": rng.standard_normal(shapes["w_qkv"], dtype=np.float32) * hidden**-0.5,
         "q_norm": 1.5 + 0.3 * rng.standard_normal(head_dim),
         "k_norm": 0.8 + 0.2 * rng.standard_normal(head_dim),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from kernels import decoder_reference as reference
 from kernels import samples_prefill as samples
 from kernels.samples import Shapes
-from kernels.specs.base import EPS, Case, KernelSpec, Kind, Refusal, Tolerance
+from kernels.specs.base import EPS, Case, KernelSpec, Kind, Refusal, Scalars, Tolerance
 
 FUSED = {"rounding": "fused"}
 STEPWISE = {"rounding": "stepwise"}
@@ -42,7 +42,7 @@ def _qkv_case(
         if kind == "model"
         else _qkv_shapes(tokens, 2048, 8 * kv_heads, kv_heads, 128)
     )
-    scalars = {"kv_heads": kv_heads, "rounding": rounding}
+    scalars: Scalars = {"kv_heads": kv_heads, "rounding": rounding}
     return Case(label, kind, shapes, scalars=scalars, cores=cores)
 
 
@@ -93,12 +93,6 @@ QKV_PREFILL = KernelSpec(
     scalars={"eps": EPS},
     cases=(
         _qkv_case("128 tokens", "true", 128, cores=(1, 2)),
-        _qkv_case("128 tokens, stepwise", "true", 128, rounding="stepwise", cores=(2,)),
-        _first_layer(_qkv_case("256 tokens, first layer", "true", 256, cores=(2,))),
-        _qkv_case("640 tokens", "true", 640, cores=(2,)),
-        _qkv_case("200 tokens, 2 ranks", "ragged", 200, kv_heads=2, cores=(2,)),
-        _qkv_case("20 tokens, 1 rank", "ragged", 20, kv_heads=4, cores=(1, 2)),
-        _qkv_case("1 token", "ragged", 1, cores=(1, 2)),
         _qkv_case("tiny, 24 tokens", "model", 24, kv_heads=4, cores=(1, 2)),
         _qkv_case("tiny, 300 tokens, stepwise", "model", 300, 4, "stepwise", (1, 2)),
         _first_layer(_qkv_case("tiny, 4 ranks, 128 tokens", "model", 128, cores=(1, 2))),
@@ -106,6 +100,12 @@ QKV_PREFILL = KernelSpec(
         replace(
             _qkv_case("tiny, float32 tables", "model", 24, kv_heads=4), float32=("cos", "sin")
         ),
+        _qkv_case("128 tokens, stepwise", "true", 128, rounding="stepwise", cores=(2,)),
+        _first_layer(_qkv_case("256 tokens, first layer", "true", 256, cores=(2,))),
+        _qkv_case("640 tokens", "true", 640, cores=(2,)),
+        _qkv_case("200 tokens, 2 ranks", "ragged", 200, kv_heads=2, cores=(2,)),
+        _qkv_case("20 tokens, 1 rank", "ragged", 20, kv_heads=4, cores=(1, 2)),
+        _qkv_case("1 token", "ragged", 1, cores=(1, 2)),
     ),
     tolerances={
         "float32": Tolerance(rtol=1e-5, atol=2e-5, why=_QKV_WHY_F32),
@@ -120,9 +120,9 @@ QKV_PREFILL = KernelSpec(
         _qkv_refusal("tables of fewer tokens", "cos must have shape (4, 16)", {"cos": (3, 16)}),
         _qkv_refusal("residual of other tokens", "residual must have shape", {"residual": (3, 64)}),
         _qkv_refusal("bfloat16 tables", "cos must have the dtype of x", dtypes={"cos": "bfloat16"}),
-        _qkv_refusal("too many tokens", "at most 1536 tokens", {
-            "x": (1537, 1024), "residual": (1537, 1024), "norm_weight": (1024,),
-            "w_qkv": (128, 8, 64), "cos": (1537, 16), "sin": (1537, 16),
+        _qkv_refusal("too many tokens", "at most 2560 tokens", {
+            "x": (2561, 1024), "residual": (2561, 1024), "norm_weight": (1024,),
+            "w_qkv": (128, 8, 64), "cos": (2561, 16), "sin": (2561, 16),
         }),
         _qkv_refusal("rows too long", "at most 8192 B", {
             "x": (4, 2176), "residual": (4, 2176), "norm_weight": (2176,), "w_qkv": (128, 17, 64),
@@ -168,6 +168,9 @@ ATTENTION_PREFILL = KernelSpec(
     fill=samples.attention,
     cases=(
         _attention_case("128 tokens", "true", 128, cores=(1, 2)),
+        _attention_case("tiny, 24 tokens", "model", 24, kv_heads=4, cores=(1, 2)),
+        _attention_case("tiny, 700 tokens, 4 ranks", "model", 700, cores=(1, 2)),
+        _attention_case("tiny, 700 tokens, stepwise", "model", 700, 4, "stepwise", (1, 2)),
         _attention_case("256 tokens, stepwise", "true", 256, rounding="stepwise", cores=(2,)),
         _attention_case("640 tokens", "true", 640, cores=(2,)),
         _attention_case("640 tokens, stepwise", "true", 640, rounding="stepwise", cores=(2,)),
@@ -175,9 +178,6 @@ ATTENTION_PREFILL = KernelSpec(
         _attention_case("20 tokens, 1 rank", "ragged", 20, kv_heads=4, cores=(1, 2)),
         _attention_case("1 token", "ragged", 1, cores=(1, 2)),
         _attention_case("129 tokens, stepwise", "ragged", 129, rounding="stepwise"),
-        _attention_case("tiny, 24 tokens", "model", 24, kv_heads=4, cores=(1, 2)),
-        _attention_case("tiny, 700 tokens, 4 ranks", "model", 700, cores=(1, 2)),
-        _attention_case("tiny, 700 tokens, stepwise", "model", 700, 4, "stepwise", (1, 2)),
     ),
     tolerances={
         "float32": Tolerance(
@@ -208,7 +208,7 @@ ATTENTION_PREFILL = KernelSpec(
                 scalars=FUSED),
         Refusal("head_dim too large", "at most 128", _attention_shapes(4, 2, 1, 256),
                 scalars=FUSED),
-        Refusal("too many tokens", "at most 6144 tokens", _attention_shapes(6145, 2, 1, 2),
+        Refusal("too many tokens", "at most 10240 tokens", _attention_shapes(10241, 2, 1, 2),
                 scalars=FUSED),
         Refusal("another rounding", "'fused' or 'stepwise'", _attention_shapes(4, 2, 1, 16),
                 scalars={"rounding": "half"}),
@@ -236,13 +236,13 @@ OUTPUT_PROJECTION_PREFILL = KernelSpec(
     fill=samples.output_projection,
     cases=(
         _output_case("128 tokens", "true", 128, cores=(1, 2)),
+        Case("odd sizes", "ragged", {"attended": (3, 10, 131), "w_o": (10, 3, 77)}, cores=(1, 2)),
+        _output_case("tiny, 24 tokens", "model", 24, ranks=1, cores=(1, 2)),
+        _output_case("tiny, 4 ranks, 300 tokens", "model", 300, cores=(1, 2)),
         _output_case("640 tokens", "true", 640, cores=(2,)),
         _output_case("200 tokens, 2 ranks", "ragged", 200, ranks=2, cores=(2,)),
         _output_case("20 tokens, 1 rank", "ragged", 20, ranks=1, cores=(1, 2)),
         _output_case("1 token", "ragged", 1, cores=(1, 2)),
-        Case("odd sizes", "ragged", {"attended": (3, 10, 131), "w_o": (10, 3, 77)}, cores=(1, 2)),
-        _output_case("tiny, 24 tokens", "model", 24, ranks=1, cores=(1, 2)),
-        _output_case("tiny, 4 ranks, 300 tokens", "model", 300, cores=(1, 2)),
     ),
     tolerances={
         "float32": Tolerance(
@@ -266,7 +266,7 @@ OUTPUT_PROJECTION_PREFILL = KernelSpec(
                 {"attended": (2, 16, 4), "w_o": (16, 2, 64)}, {"w_o": "bfloat16"}),
         Refusal("head_dim too large", "at most 128", {"attended": (2, 256, 4),
                 "w_o": (256, 2, 64)}),
-        Refusal("too many tokens", "at most 6144 tokens", {"attended": (2, 2, 6145),
+        Refusal("too many tokens", "at most 10240 tokens", {"attended": (2, 2, 10241),
                 "w_o": (2, 2, 64)}),
     ),
 )  # fmt: skip

@@ -146,6 +146,74 @@ MUTANTS = {
         "partial = nl.ndarray((lines, columns), dtype=nl.float32",
         "partial = nl.ndarray((lines, columns), dtype=nl.bfloat16",
     ),
+    "norms of queries and keys exchanged": (
+        "qkv_prefill",
+        "repeat_weight(tile[:, 0:middle], q_norm, queries)",
+        "repeat_weight(tile[:, 0:middle], k_norm, queries)",
+    ),
+    "queries for values": (
+        "qkv_prefill",
+        "sums, turning * head_dim, values",
+        "sums, 0, values",
+    ),
+    "residual forgotten": ("qkv_prefill", "data1=tile, data2=other", "data1=tile, data2=tile"),
+    "sums of the first tile": (
+        "qkv_prefill",
+        "dst=total[first : first + count, start:stop]",
+        "dst=total[0:count, start:stop]",
+    ),
+    "positions of the first tile": (
+        "qkv_prefill",
+        "cos_tile = load_table(cos, first,",
+        "cos_tile = load_table(cos, 0,",
+    ),
+    "normed rows of the first tile": (
+        "qkv_prefill",
+        "normed[first // PARTITIONS], 0,",
+        "normed[0], 0,",
+    ),
+    "the next key seen": ("attention_prefill", "offset=0,", "offset=1,"),
+    "the token itself not seen": ("attention_prefill", "nl.greater_equal", "nl.greater"),
+    "no causality": ("attention_prefill", "hide_future(tile, heads)", "pass"),
+    "past left out": (
+        "attention_prefill",
+        "for start in range(0, first, BANK_COLUMNS):",
+        "for start in range(first, first, BANK_COLUMNS):",
+    ),
+    "sums not corrected": (
+        "attention_prefill",
+        "add_scaled(totals[number], correction, total)",
+        "add_scaled(totals[number], 1.0, total)",
+    ),
+    "values not corrected": (
+        "attention_prefill",
+        "add_scaled(rows[number], corrections[number], product)",
+        "add_scaled(rows[number], 1.0, product)",
+    ),
+    "keys of the first group": (
+        "attention_prefill",
+        "keys = load_keys(k, kv_head)",
+        "keys = load_keys(k, 0)",
+    ),
+    "scores not scaled": ("attention_prefill", "scale = head_dim**-0.5", "scale = 1.0"),
+    "outputs of the first part": (
+        "output_projection_prefill",
+        "load_outputs(w_o, start, stop - start)",
+        "load_outputs(w_o, 0, stop - start)",
+    ),
+    "attended tokens of the first tile": (
+        "output_projection_prefill",
+        "project_rows(columns, first, count, weights)",
+        "project_rows(columns, 0, count, weights)",
+    ),
+}
+# Faults that a model would survive with plausible text: a case sees each of them by far.
+PLAUSIBLE = {
+    "norms of queries and keys exchanged": "128 tokens",
+    "positions of the first tile": "tiny, 300 tokens, stepwise",
+    "the next key seen": "128 tokens",
+    "the token itself not seen": "128 tokens",
+    "values not corrected": "200 tokens, 2 ranks",
 }
 
 
@@ -192,6 +260,19 @@ def is_found(kernel: str, mutant: Any) -> bool:
 def test_mutant_is_found(fault: str, mutate: Callable[..., Callable[..., Any]]) -> None:
     kernel, old, new = MUTANTS[fault]
     assert is_found(kernel, mutate(kernel, old, new)), f"{fault}: every case passes"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", PLAUSIBLE)
+def test_plausible_faults_are_found_by_a_wide_gap(
+    fault: str, dtype: str, mutate: Callable[..., Callable[..., Any]]
+) -> None:
+    kernel, old, new = MUTANTS[fault]
+    spec = SPECS[kernel]
+    (case,) = [case for case in spec.cases if case.label == PLAUSIBLE[fault]]
+    healthy, faulty = (verify(spec, case, dtype, k) for k in (None, mutate(kernel, old, new)))
+    assert healthy.max_abs_error is not None and faulty.max_abs_error is not None
+    assert faulty.max_abs_error > 50 * healthy.max_abs_error
 
 
 def test_a_kernel_unchanged_is_not_found(mutate: Callable[..., Callable[..., Any]]) -> None:
