@@ -10,6 +10,11 @@ from kernels.layouts import partitions
 from model.plan import BUCKETS, CHOSEN_EXPERTS, Phase, kernels_of
 
 Shapes = dict[str, tuple[int, ...]]
+LAYER_WEIGHTS = (
+    "input_norm", "w_qkv", "q_norm", "k_norm", "w_o", "post_norm", "w_router", "w_gate_up",
+    "w_down",
+)  # fmt: skip
+"""A layer's weights as `model.packing` names them, in the order in which the stack takes them."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,14 @@ def decoder_traces(a: Architecture, phase: Phase, tokens: int) -> Iterator[Trace
     names = [*kernels_of("layered", phase), *kernels_of("fused", phase)]
     for kernel in dict.fromkeys(names):
         shapes = decoder_shapes(a, kernel, 1 if kernel == "lm_head" else tokens)
-        has_heads = kernel.startswith(("qkv", "decoder"))
-        scalars = {"kv_heads": a.kv_heads} if has_heads else {}
+        scalars = {"kv_heads": a.kv_heads} if kernel.startswith("qkv") else {}
         yield Trace(kernel, phase, tokens, shapes, scalars)
 
 
 def decoder_shapes(a: Architecture, kernel: str, tokens: int) -> Shapes:
     """Return the shapes of a decoder kernel's tensors: `kernels.decoder_reference` names them."""
+    if kernel == "decoder_stack":
+        return _stack_shapes(a, tokens)
     hidden, prefill = (tokens, a.hidden), kernel.endswith("prefill")
     columns = _columns(a.hidden)
     norm = (a.hidden,) if prefill else columns
@@ -131,6 +137,23 @@ def decoder_shapes(a: Architecture, kernel: str, tokens: int) -> Shapes:
     if kernel == "lm_head":
         return {**rows, "w_head": (*columns, a.vocabulary)}
     raise KeyError(kernel)
+
+
+def _stack_shapes(a: Architecture, tokens: int) -> Shapes:
+    """The shapes of the layers' own kernels, those of weights and caches behind the layers."""
+    attention = decoder_shapes(a, "qkv_decode", tokens)
+    layer = {
+        **{name: attention[name] for name in ("w_qkv", "q_norm", "k_norm")},
+        "w_o": decoder_shapes(a, "output_projection_decode", tokens)["w_o"],
+        "w_router": decoder_shapes(a, "router_decode", tokens)["w_router"],
+        **decoder_shapes(a, "experts_decode", tokens),
+        **decoder_shapes(a, "attention_decode", tokens),
+        "input_norm": _columns(a.hidden),
+        "post_norm": _columns(a.hidden),
+    }
+    stacked = {name: (a.layers, *layer[name]) for name in (*LAYER_WEIGHTS, "k_cache", "v_cache")}
+    tables = {name: attention[name] for name in ("cos", "sin")}
+    return {"x": (tokens, a.hidden), **stacked, "position": (1, 1), **tables}
 
 
 def _columns(size: int) -> tuple[int, int]:
