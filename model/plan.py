@@ -29,6 +29,15 @@ CHOSEN_EXPERTS = 8  # experts per token that the kernels of the router choose an
 PER_LAYER = ("qkv", "attention", "output_projection", "router", "experts")
 """The kernels of one layer, in their order; their names end in the phase."""
 
+MOST = (
+    ("head_dim", ("qkv", "attention", "decoder"), 128),
+    ("experts", ("experts_prefill",), 128),
+    ("experts", ("router", "decoder"), 512),
+    ("bytes per row", ("qkv_prefill",), 8192),
+    ("layers", ("decoder",), 128),
+)
+"""The largest sizes of a model that decoder kernels take: what, of which kernels, how much."""
+
 # config field -> the value that the models with kernels implement
 SUPPORTED = {
     "attention_bias": False,
@@ -115,8 +124,17 @@ def why_not(kernel: str, config: Any, dtype: str, ranks: int = 1) -> str | None:
             return reason
     if kernel.startswith("experts") and config.num_experts_per_tok != CHOSEN_EXPERTS:
         return why_not_routed(config.num_experts, config.num_experts_per_tok)
-    if config.head_dim > 128 or config.head_dim % 2:
-        return f"head_dim {config.head_dim}, the kernels take even ones up to 128"
+    sizes = {
+        "head_dim": config.head_dim,
+        "experts": config.num_experts,
+        "bytes per row": config.hidden_size * (4 if dtype == "float32" else 2),
+        "layers": config.num_hidden_layers,
+    }
+    for what, kernels, most in MOST:
+        if kernel.startswith(kernels) and sizes[what] > most:
+            return f"{what}: {sizes[what]}, the kernel takes up to {most}"
+    if config.head_dim % 2:
+        return f"head_dim: {config.head_dim}, but halves of heads are rotated as pairs"
     return None
 
 
