@@ -8,6 +8,7 @@ returned: what cannot be trusted is named, with what to run again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from evaluation.artefact import VARIANTS
 from evaluation.benchmark import summarise_ms
-from evaluation.device_record import add_device_figures, device_launches
+from evaluation.device_record import KERNEL_PATH, add_device_figures, device_launches
 from evaluation.files import read_json, sha256_file, sha256_json
 from evaluation.freshness import (
     Present,
@@ -23,6 +24,7 @@ from evaluation.freshness import (
     StaleInput,
     read_results,
     stale_artefacts,
+    stale_checks,
     stale_evaluations,
     stale_kernel_tests,
 )
@@ -30,6 +32,7 @@ from evaluation.prompts import load_prompts
 from evaluation.provenance import REPOSITORY, git_state, variant_sources
 from evaluation.records import RecordError, validate
 from evaluation.scoring import CURRENT_FORMULA, load_baselines
+from evaluation.shapes import Architecture
 from kernels.specs import SPECS, KernelSpec
 from model import manifest as checkpoint
 
@@ -70,6 +73,7 @@ def aggregate(
     config: Mapping[str, Any],
     prompts: Path,
     evaluations: Sequence[Path],
+    checks: Sequence[Path],
     artefacts: Sequence[Path],
     kernel_tests: Sequence[Path],
     model_manifest: Path,
@@ -91,17 +95,19 @@ def aggregate(
         {variant: variant_sources(variant, config["backend"]) for variant in VARIANTS},
     )
     results = read_results(evaluations)
+    checked = read_results(checks)
     compiled = read_results(artefacts)
     tests = read_results(kernel_tests)
     problems = [
         *stale_artefacts(compiled, present),
         *stale_evaluations(results, compiled, present),
+        *stale_checks(checked, present),
         *stale_kernel_tests(tests, list(SPECS)),
         *_foreign_architecture(config, manifest),
     ]
     if problems:
         raise StaleInput(problems)
-    record = _record(present, prompts, results, compiled, tests, manifest)
+    record = _record(present, prompts, results, checked, compiled, tests, manifest)
     invalid = validate(record)
     if invalid:
         raise RecordError("the new record", invalid)
@@ -112,6 +118,7 @@ def _record(
     present: Present,
     prompts: Path,
     results: Sequence[ResultFile],
+    checked: Sequence[ResultFile],
     compiled: Sequence[ResultFile],
     tests: Sequence[ResultFile],
     manifest: ResultFile,
@@ -143,11 +150,14 @@ def _record(
             _prompt_result(*pair)
             for pair in zip(by_variant["baseline"], by_variant["nki"], strict=True)
         ],
-        "nki_kernels_implemented": _kernels(tests, by_variant["nki"], architecture),
+        "path_checks": [_path_check(file.content) for file in checked],
+        "nki_kernels_implemented": _kernels(
+            tests, by_variant["nki"], [file.content for file in checked], architecture
+        ),
         "optimization_techniques": list(OPTIMIZATION_TECHNIQUES),
         "test_configuration": _test_configuration(present, architecture),
         "absent": [] if on_device else [{"key": k, "reason": why} for k, why in _ABSENT.items()],
-        "fallbacks": _fallbacks(by_variant["nki"]),
+        "fallbacks": _fallbacks([*by_variant["nki"], *(file.content for file in checked)]),
         "provenance": _provenance(present, prompts, results, compiled, manifest),
     }
     if on_device:
@@ -204,8 +214,35 @@ def _prompt_result(baseline: Mapping[str, Any], nki: Mapping[str, Any]) -> dict[
         "baseline": {"host_time": _host_time(baseline["host_time"])},
         "nki": {
             "host_time": _host_time(nki["host_time"]),
-            "accuracy": {"basis": "measured", **nki["accuracy"]},
+            **_proof(nki),
         },
+    }
+
+
+def _proof(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what shows that a run with kernels is right, and that the kernels did the work.
+
+    Of a device's run only the accuracy is known: its ratio comes from the compiled graphs.
+    """
+    accuracy = {"accuracy": {"basis": "measured", **evaluation["accuracy"]}}
+    if evaluation["backend"] == "neuron":
+        return accuracy
+    return {
+        "kernel_path": evaluation["kernel_path"],
+        **accuracy,
+        "drift": {"basis": "measured", "layers": evaluation["drift"]},
+        "coverage": {"basis": "counted", **evaluation["coverage"]},
+    }
+
+
+def _path_check(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = evaluation["prompt"]
+    return {
+        "dtype": evaluation["settings"]["dtype"],
+        "prompt_id": prompt["id"],
+        "input_tokens": prompt["input_tokens"],
+        "output_tokens": prompt["output_tokens"],
+        **_proof(evaluation),
     }
 
 
@@ -232,20 +269,33 @@ def _host_time(measured: Mapping[str, Any]) -> dict[str, Any]:
 def _kernels(
     tests: Sequence[ResultFile],
     evaluations: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
     architecture: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     tested = _merged(file.content["kernels"] for file in tests)
-    launches = [evaluation["launches"] for evaluation in evaluations]
-    if evaluations[0]["backend"] == "neuron":
-        launches = [device_launches(evaluation, architecture) for evaluation in evaluations]
-    elif any(counted != launches[0] for counted in launches):
+    first = evaluations[0]
+    if first["backend"] == "neuron":
+        launches = device_launches(first, architecture)
+        runs: list[Mapping[str, Any]] = [
+            {**first, "kernel_path": KERNEL_PATH, "launches": launches}
+        ]
+    elif any(evaluation["launches"] != first["launches"] for evaluation in evaluations):
         raise StaleInput(["the evaluations counted different launches; evaluate nki again"])
-    return [_kernel(spec, tested[name], launches[0]) for name, spec in SPECS.items()]
+    else:
+        runs = [first, *checks]
+    return [_kernel(spec, tested[name], _run_of(name, runs)) for name, spec in SPECS.items()]
 
 
-def _kernel(
-    spec: KernelSpec, tested: Mapping[str, Any], launches: Mapping[str, Mapping[str, int]]
-) -> dict[str, Any]:
+def _run_of(kernel: str, runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the first run that launched a kernel; the evaluation, if none did."""
+    for run in runs:
+        if any(run["launches"][phase].get(kernel) for phase in ("prefill", "decode_step")):
+            return run
+    return runs[0]
+
+
+def _kernel(spec: KernelSpec, tested: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    launches = run["launches"]
     errors = {dtype: tested[dtype] for dtype in ("float32", "bfloat16") if dtype in tested}
     return {
         "name": spec.title,
@@ -262,6 +312,8 @@ def _kernel(
             "refusals": tested["refusals"],
         },
         "launches": {
+            "kernel_path": run["kernel_path"],
+            "dtype": run["settings"]["dtype"],
             "prefill": launches["prefill"].get(spec.name, 0),
             "prefill_expected": launches["expected_prefill"].get(spec.name, 0),
             "decode_step": launches["decode_step"].get(spec.name, 0),
@@ -309,6 +361,8 @@ def _test_configuration(present: Present, architecture: Mapping[str, Any]) -> di
         "sequence_length": settings["sequence_length"],
         "max_new_tokens": settings["max_new_tokens"],
         "dtype": settings["dtype"],
+        "kernel_path": present.config["model"]["kernel_path"],
+        "architecture": asdict(Architecture.from_config(architecture)),
         "seed": settings["seed"],
     }
 

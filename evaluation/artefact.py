@@ -11,20 +11,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evaluation.benchmark import Progress
 from evaluation.files import FileError, read_json, sha256_json, write_json
 from evaluation.language import check_language, kernel_sources
 from evaluation.provenance import simulator_hash, variant_sources
-from evaluation.shapes import QWEN3_30B_A3B, Architecture, Trace, traces_of
-
-if TYPE_CHECKING:
-    from kernels.specs import KernelSpec
+from evaluation.shapes import QWEN3_30B_A3B, Architecture, traces_of
+from evaluation.tracing import run_traced
 
 VARIANTS = ("baseline", "nki")
 SCHEMA_VERSION = 1
 _MANIFEST = "manifest.json"
+TRUE = "Qwen3-30B-A3B, rank of 4"
 
 
 class ArtefactMismatch(RuntimeError):
@@ -66,10 +65,10 @@ def compile_artefact(
     """Compile a variant for the simulator, write <directory>/manifest.json and return it.
 
     For "nki" the kernels' sources are checked against the compiler's language, and every kernel
-    runs once at each of the model's own shapes and of the true Qwen3-30B-A3B ones, which checks it
-    and counts its instructions, bytes and multiply-accumulates. The baseline has no kernels.
-    `manifest` is the model's ("sha256" is read). LanguageError and errors of a kernel pass through;
-    nothing is written then.
+    runs once at each of the model's own shapes and, without numbers, of those of one rank in four
+    of Qwen3-30B-A3B, which checks it and counts its instructions, bytes and multiply-accumulates.
+    The baseline has no kernels. `manifest` is the model's ("sha256" is read). LanguageError and
+    errors of a kernel pass through; nothing is written then.
     """
     if variant not in VARIANTS:
         raise ValueError(f"expected a variant of {VARIANTS}, received {variant!r}")
@@ -134,7 +133,7 @@ def _brief(value: Any) -> str:
 
 def _architectures(model_path: Path) -> dict[str, Architecture]:
     config = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
-    return {"own": Architecture.from_config(config), "Qwen3-30B-A3B": QWEN3_30B_A3B}
+    return {"own": Architecture.from_config(config), TRUE: QWEN3_30B_A3B.of_rank(4)}
 
 
 def _trace_all(
@@ -149,24 +148,7 @@ def _trace_all(
                 "phase": trace.phase,
                 "tokens": trace.tokens,
                 "shapes": {name: list(shape) for name, shape in trace.shapes.items()},
+                "scalars": dict(trace.scalars),
                 "dtype": dtype,
-                "summary": run_traced(trace, dtype),
+                "summary": run_traced(trace, dtype, numbers=model != TRUE),
             }
-
-
-def run_traced(trace: Trace, dtype: str) -> dict[str, Any]:
-    """Run a kernel once on random inputs of these shapes and return the simulator's summary."""
-    import nki_sim
-    from kernels.specs import SPECS, Case
-
-    spec: KernelSpec = SPECS[trace.kernel]
-    label = f"{trace.phase} of {trace.tokens} tokens"
-    case = Case(label, "model", trace.shapes, float32=spec.cases[0].float32)
-    # A kernel that takes float32 alone is fed it, whatever the model's dtype.
-    arguments = spec.inputs(case, dtype if dtype in spec.dtypes else "float32", seed=0)
-    kernel = spec.load()
-    with nki_sim.record() as recording:
-        kernel(**arguments)
-    (launch,) = recording.launches
-    summary: dict[str, Any] = launch.summary()
-    return summary

@@ -100,8 +100,11 @@ class Simulator:
         """Seed the random generators and load the model; it tells its decode steps."""
         from evaluation.session import Telling
 
-        _seed(session.options.seed)
-        model = self._load_model(variant, session.options.model_path, session.options.torch_dtype)
+        options = session.options
+        _seed(options.seed)
+        model = self._load_model(
+            variant, options.model_path, options.torch_dtype, options.kernel_path
+        )
         return Telling(model, session.progress)
 
     def graphs(self, session: Session, manifest: Manifest) -> Graphs | None:

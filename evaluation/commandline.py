@@ -68,6 +68,7 @@ class Options:
     backend: str
     platform_target: str
     torch_dtype: str
+    kernel_path: str
     seed: int
     time_limit_s: int | None
     model_path: Path

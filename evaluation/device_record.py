@@ -12,11 +12,14 @@ from evaluation.scoring import (
     score,
     total_score,
 )
-from model.launches import expected_launches
+from model.plan import Phase, expected_launches
 
 Evaluations = Sequence[Mapping[str, Any]]
 
-_PHASES = {"prefill": "prefill", "decode_step": "decode"}
+KERNEL_PATH = "rows"
+"""The path whose kernels stand in NxD Inference's hooks."""
+
+_PHASES: dict[str, Phase] = {"prefill": "prefill", "decode_step": "decode"}
 SIDES = ("baseline", "nki")
 _NOT_PUBLISHED = "the organisers publish no baseline for some of these prompts"
 _SCORES = (
@@ -90,7 +93,7 @@ def device_launches(
     launches: dict[str, dict[str, int]] = {}
     for phase, named in _PHASES.items():
         counted = evaluation["launches"][phase]
-        demanded = expected_launches(architecture, named, final_norm_fused=False)  # type: ignore[arg-type]
+        demanded = expected_launches(architecture, named, KERNEL_PATH, final_norm_fused=False)
         launches[phase] = counted
         launches[f"expected_{phase}"] = {
             kernel: counted.get(kernel, 0) if kernel in excused else demand

@@ -380,6 +380,7 @@ class Candidate:
                 and found["prompt"]["sha256"] == prompt.sha256
                 and found["settings"] == asdict(settings)
                 and found["inputs"]["artefact_key"] == subject.artefact_key
+                and found.get("kernel_path", subject.kernel_path) == subject.kernel_path
                 and (subject.variant == "baseline" or self._same_rule(found, reference.sha256))
             )
         except (FileError, evaluate.EvaluationError, KeyError, TypeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -20,6 +19,8 @@ from evaluation.accuracy import (
     compare_logits,
 )
 from evaluation.benchmark import Progress, Samples, run_benchmark
+from evaluation.drift import drift
+from evaluation.errors import EvaluationError
 from evaluation.files import (
     FileError,
     read_json,
@@ -28,6 +29,7 @@ from evaluation.files import (
     write_atomically,
     write_json,
 )
+from evaluation.launches import Launches, check_runs, counted, step_account
 from evaluation.prompts import Prompt
 from evaluation.provenance import provenance, variant_sources
 
@@ -50,12 +52,8 @@ _DECISIVE_SETTINGS = ("sequence_length", "max_new_tokens", "dtype", "seed")
 """Settings that decide the tokens, beside the model and the prompt."""
 
 
-class EvaluationError(RuntimeError):
-    """An evaluation that cannot be made, or whose outcome cannot be trusted."""
-
-
 class Model(Protocol):
-    """What `load` of model/baseline.py and of model/qwen_cpu.py returns."""
+    """What every backend loads."""
 
     def generate(
         self,
@@ -64,6 +62,19 @@ class Model(Protocol):
         forced_tokens: torch.Tensor | None = None,
     ) -> Generation:
         """Generate greedily; the token fed at step i + 1 is forced_tokens[i] where given."""
+
+
+class SimulatedModel(Model, Protocol):
+    """What `load` of model/baseline.py and of model/qwen_cpu.py returns."""
+
+    def prefill(self, input_ids: torch.Tensor, capacity: int) -> torch.Tensor:
+        """Read the prompt [S]; logits [V] after it."""
+
+    def decode(self, token: int) -> torch.Tensor:
+        """Read one more token; logits [V] after it."""
+
+    def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
+        """float32 [2, L, H] after each layer: the prompt's last token, and `token` behind it."""
 
 
 class Timed(Protocol):
@@ -93,8 +104,8 @@ class Graphs(Protocol):
         """Return "launches", "fallbacks", "mac_ratio" and "device" of an evaluation."""
 
 
-LoadModel = Callable[[str, Path, str], Any]
-"""(variant, model path, dtype) -> model with `prefill` and `decode` (`model.generation.Steps`)."""
+LoadModel = Callable[[str, Path, str, str], Any]
+"""(variant, model path, dtype, kernel path) -> `SimulatedModel`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: the variant, where it runs, its files and their identities."""
+    """What is evaluated: the variant, where it runs, its files and their identities.
+
+    `kernel_path` says by which kernels the variant "nki" runs (`model.plan`).
+    """
 
     variant: str
     backend: str
@@ -127,6 +141,7 @@ class Subject:
     model_path: Path
     model_manifest_sha256: str
     artefact_key: str
+    kernel_path: str = "fused"
 
 
 @dataclass(frozen=True)
@@ -142,19 +157,26 @@ class Rule:
 
 @dataclass(frozen=True)
 class Reference:
-    """The baseline's tokens [N] and logits [N, vocabulary] for a prompt, and their file's hash."""
+    """What the baseline gave for a prompt: tokens [N], logits [N, vocabulary]; their file's hash.
+
+    states: [2, L, H], hidden states after each layer, see `SimulatedModel.hidden_states`; None of a
+        device, which cannot tell them.
+    """
 
     tokens: NDArray[np.int64]
     logits: NDArray[np.float32]
+    states: NDArray[np.float32] | None
     sha256: str
 
 
-def load_model(variant: str, model_path: Path, dtype: str) -> Model:
-    """Load the model of a variant from a checkpoint."""
+def load_model(
+    variant: str, model_path: Path, dtype: str, kernel_path: str = "fused"
+) -> SimulatedModel:
+    """Load the model of a variant from a checkpoint; `kernel_path` concerns the variant "nki"."""
     if variant == "nki":
         from model import qwen_cpu
 
-        return qwen_cpu.load(model_path, dtype)
+        return qwen_cpu.load(model_path, dtype, kernel_path)
     from model import baseline
 
     return baseline.load(model_path, dtype)
@@ -201,8 +223,8 @@ def evaluate_prompt(
         report = _accuracy(model, input_ids, run.observed, reference, rule or Rule(), progress)
         evaluation["accuracy"] = report.to_dict()
         if graphs is None:
-            evaluation["launches"] = _launches(model, input_ids, run, subject.model_path)
-            evaluation["fallbacks"] = run.fallbacks
+            simulated = cast(SimulatedModel, model)
+            _account_for(evaluation, simulated, input_ids, run, reference, subject, settings)
     if graphs is not None:
         evaluation |= graphs.describe(len(input_ids), len(run.observed.tokens))
     evaluation["inputs"] = _inputs(subject, reference)
@@ -210,12 +232,39 @@ def evaluate_prompt(
     if not is_nki:
         # The logits come first: an evaluation that exists always has its logits beside it.
         logits_file = output.with_suffix(".npz")
+        states = None
+        if graphs is None:
+            states = _states(cast(SimulatedModel, model), input_ids, int(run.observed.tokens[0]))
         evaluation["logits"] = {
             "file": logits_file.name,
-            "sha256": _write_logits(logits_file, run.observed),
+            "sha256": _write_logits(logits_file, run.observed, states),
         }
     write_json(output, evaluation)
     return evaluation
+
+
+def _account_for(
+    evaluation: dict[str, Any],
+    model: SimulatedModel,
+    input_ids: torch.Tensor,
+    run: _Run,
+    reference: Reference,
+    subject: Subject,
+    settings: Settings,
+) -> None:
+    """Add what the kernels of a simulated model did: launches, coverage, drift, fallbacks."""
+    if reference.states is None:
+        raise EvaluationError("the baseline was evaluated on a device; evaluate it here first")
+    token = int(reference.tokens[0])
+    config = read_json(subject.model_path / "config.json")
+    account = step_account(model, input_ids, token, config, subject.kernel_path, settings.dtype)
+    check_runs(run.launches, len(run.observed.tokens) - 1, account)
+    evaluation["kernel_path"] = subject.kernel_path
+    evaluation["launches"] = account.launches()
+    evaluation["coverage"] = account.coverage(len(input_ids))
+    states = _states(model, input_ids, token)
+    evaluation["drift"] = drift(reference.states, states, settings.dtype)
+    evaluation["fallbacks"] = run.fallbacks
 
 
 def encode(tokenizer: Any, prompt: Prompt, settings: Settings) -> torch.Tensor:
@@ -283,20 +332,20 @@ class _Run:
     samples: Samples
     results: Sequence[Timed]
     observed: Generation
-    launches: list[Counter[str]] = field(default_factory=list)
+    launches: list[Launches] = field(default_factory=list)
     fallbacks: list[dict[str, str]] = field(default_factory=list)
 
 
 def _measure(
     model: Model, input_ids: torch.Tensor, settings: Settings, is_nki: bool, progress: Progress
 ) -> _Run:
-    counts: list[Counter[str]] = []
+    counts: list[Launches] = []
     new_tokens = settings.new_tokens(len(input_ids))
 
     def generate() -> Generation:
         if not is_nki:
             return model.generate(input_ids, new_tokens)
-        result, launched = _counted(lambda: model.generate(input_ids, new_tokens))
+        result, launched = counted(lambda: model.generate(input_ids, new_tokens))
         counts.append(launched)
         return result
 
@@ -332,14 +381,6 @@ def _require_equal_tokens(results: Sequence[Timed], first: Timed) -> None:
             )
 
 
-def _counted(function: Callable[[], Generation]) -> tuple[Generation, Counter[str]]:
-    from model import dispatch
-
-    with dispatch.counting() as launched:
-        result = function()
-    return result, Counter(launched)
-
-
 def _forget_fallbacks() -> None:
     from model import dispatch
 
@@ -350,60 +391,6 @@ def _fallbacks() -> list[dict[str, str]]:
     from model import dispatch
 
     return [{"kernel": kernel, "reason": reason} for kernel, reason in dispatch.fallbacks()]
-
-
-def _launches(
-    model: Model, input_ids: torch.Tensor, run: _Run, model_path: Path
-) -> dict[str, dict[str, int]]:
-    """Return the kernels' launches per phase, as counted in the timed runs.
-
-    A run of N tokens is a prefill and N - 1 equal decode steps. The prefill is counted alone, in a
-    run of one token; what remains of each timed run must divide by its steps. EvaluationError when
-    it does not, or when a count differs from what the architecture demands.
-    """
-    from model.launches import expected_launches
-
-    if any(count != run.launches[0] for count in run.launches):
-        raise EvaluationError("the timed runs launched different numbers of kernels")
-    _, prefill = _counted(lambda: model.generate(input_ids, 1))
-    steps = len(run.observed.tokens) - 1
-    decode_step: dict[str, int] = {}
-    for kernel, total in run.launches[0].items():
-        launched, remainder = divmod(total - prefill[kernel], steps)
-        if remainder:
-            raise EvaluationError(
-                f"{kernel}: {total} launches do not make a prefill of {prefill[kernel]} and "
-                f"{steps} equal decode steps"
-            )
-        decode_step[kernel] = launched
-    config = read_json(model_path / "config.json")
-    launches = {
-        "prefill": dict(prefill),
-        "decode_step": decode_step,
-        "expected_prefill": dict(expected_launches(config, "prefill")),
-        "expected_decode_step": dict(expected_launches(config, "decode")),
-    }
-    _check_launches(launches)
-    return launches
-
-
-def _check_launches(launches: Mapping[str, Mapping[str, int]]) -> None:
-    problems = [
-        f"{kernel}: {launches[phase].get(kernel, 0)} in the {phase}, expected {expected}"
-        for phase in ("prefill", "decode_step")
-        for kernel, expected in launches[f"expected_{phase}"].items()
-        if launches[phase].get(kernel, 0) != expected
-    ]
-    problems += [
-        f"{kernel}: launched in the {phase}, but the architecture has no place for it"
-        for phase in ("prefill", "decode_step")
-        for kernel, launched in launches[phase].items()
-        if launched and kernel not in launches[f"expected_{phase}"]
-    ]
-    if problems:
-        raise EvaluationError(
-            f"kernel launches differ from what the model's layers demand: {'; '.join(problems)}"
-        )
 
 
 def _accuracy(
@@ -482,13 +469,20 @@ def _inputs(subject: Subject, reference: Reference | None) -> dict[str, Any]:
     return inputs
 
 
-def _write_logits(path: Path, generation: Generation) -> str:
+def _states(model: SimulatedModel, input_ids: torch.Tensor, token: int) -> NDArray[np.float32]:
+    states: NDArray[np.float32] = model.hidden_states(input_ids, token).numpy()
+    return states
+
+
+def _write_logits(path: Path, generation: Generation, states: NDArray[np.float32] | None) -> str:
+    arrays: dict[str, Any] = {
+        "tokens": np.asarray(generation.tokens, np.int64),
+        "logits": np.asarray(generation.logits, np.float32),
+    }
+    if states is not None:
+        arrays["states"] = states
     stream = io.BytesIO()
-    np.savez(
-        stream,
-        tokens=np.asarray(generation.tokens, np.int64),
-        logits=np.asarray(generation.logits, np.float32),
-    )
+    np.savez(stream, **arrays)
     data = stream.getvalue()
     write_atomically(path, data)
     return sha256_bytes(data)
@@ -499,7 +493,8 @@ def _read_logits(path: Path, sha256: str, rerun: str) -> Reference:
         if sha256_file(path) != sha256:
             raise EvaluationError(f"{path}: not the logits of the evaluation beside it; {rerun}")
         with np.load(path, allow_pickle=False) as arrays:
-            return Reference(arrays["tokens"], arrays["logits"], sha256)
+            states = arrays.get("states")
+            return Reference(arrays["tokens"], arrays["logits"], states, sha256)
     except (OSError, ValueError, KeyError) as error:
         raise EvaluationError(f"{path}: cannot be read: {error}; {rerun}") from error
 

@@ -236,6 +236,9 @@ TASK = Group("what to do", (
          "--mode"),
     Flag("--enable-nki", switch, False, "the model whose layers are carried out by the NKI "
          "kernels; without it the baseline"),
+    Flag("--kernel-path", OneOf(("fused", "layered", "rows")), "fused", "kernels of the NKI model; "
+         "fused: a decode step is one launch for all layers and one for the LM head; layered: five "
+         "launches per layer; rows: small kernels around torch's matrix products"),
     Flag("--qwen", text, "qwen", "the model by the name of its module: qwen is the baseline, "
          "qwen_with_nki the same as --enable-nki"),
 ))  # fmt: skip

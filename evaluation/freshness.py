@@ -13,21 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.artefact import VARIANTS, CompileSettings, artefact_inputs, differing
+from evaluation.checks import CHECKED_PROMPT, CHECKED_TOKENS, Check, path_checks
 from evaluation.files import FileError, read_json, sha256_json
 from evaluation.problems import lookup
 from evaluation.prompts import Prompt
 from evaluation.provenance import kernel_test_inputs
 
 _SHARED_PARTS = {"evaluated_at", "prompt", "settings", "host_time", "inputs", "provenance"}
-_PARTS = {
-    "baseline": _SHARED_PARTS | {"logits"},
-    "nki": _SHARED_PARTS | {"accuracy", "launches", "fallbacks"},
-}
-"""What an evaluation of each variant holds."""
-
+_SIMULATED_PARTS = {"kernel_path", "coverage", "drift"}
 _DEVICE_PARTS = {"mac_ratio", "device"}
 _OF_THE_DEVICE = ("sdk", "neuron_config")
-"""What an evaluation on a device holds besides, and what its artefact alone knows."""
+"""What the artefact of a device alone knows."""
 
 
 class StaleInput(RuntimeError):
@@ -140,8 +136,7 @@ def stale_evaluations(
             prompt_id = lookup(file.content, "prompt.id")
             rerun = f"evaluate prompt {prompt_id} with {variant} again"
             on_device = present.config["backend"] == "neuron"
-            parts = _PARTS[variant] | (_DEVICE_PARTS if on_device else set())
-            missing = sorted(parts - file.content.keys())
+            missing = sorted(_parts(variant, on_device) - file.content.keys())
             if missing:
                 lacking = ", ".join(missing)
                 yield f"{file.path}: not a complete evaluation, without {lacking}; {rerun}"
@@ -150,12 +145,51 @@ def stale_evaluations(
             if variant == "nki":
                 wanted["inputs"]["baseline_logits_sha256"] = logits.get(prompt_id)
                 wanted["tolerances"] = _tolerances_asked(present.config)
+                asked = present.config["model"]["kernel_path"]
+                wanted["kernel_path"] = None if on_device else asked
             for difference in differing(_recorded(file.content), wanted):
                 yield f"{file.path}: {difference}; {rerun}"
     others = [file for file in evaluations if file.content.get("variant") not in VARIANTS]
     for file in others:
         yield f"{file.path}: not an evaluation of {' or '.join(VARIANTS)}; leave it out"
     yield from _mixed(evaluations)
+
+
+def stale_checks(checks: Sequence[ResultFile], present: Present) -> Iterator[str]:
+    """Yield what is wrong with the short runs: one per check of `evaluation.checks`, none stale."""
+    found: dict[str, list[ResultFile]] = {}
+    for file in checks:
+        path, dtype = (lookup(file.content, key) for key in ("kernel_path", "settings.dtype"))
+        found.setdefault(f"{path}_{dtype}", []).append(file)
+    wanted = {check.name: check for check in path_checks(present.config)}
+    for name in sorted(found.keys() - wanted):
+        yield f"{found[name][0].path}: a check of {name} is not wanted; leave it out"
+    inputs = artefact_inputs("nki", present.model_manifest_sha256, present.compile_settings)
+    for name, check in wanted.items():
+        key = sha256_json({**inputs, "dtype": check.torch_dtype})
+        files = found.get(name, [])
+        if len(files) != 1:
+            yield f"check {name}: {len(files)} files, expected one; run it"
+        for file in files:
+            yield from _stale_check(file, check, key, present)
+
+
+def _stale_check(
+    file: ResultFile, check: Check, artefact_key: str, present: Present
+) -> Iterator[str]:
+    missing = sorted(_parts("nki", on_device=False) - file.content.keys())
+    if missing:
+        yield f"{file.path}: not a complete evaluation, without {', '.join(missing)}; run it again"
+        return
+    wanted = _wanted("nki", CHECKED_PROMPT, artefact_key, present)
+    short = {"max_new_tokens": CHECKED_TOKENS, "warmup_runs": 0, "timed_runs": 1}
+    wanted["settings"] |= {**short, "dtype": check.torch_dtype}
+    wanted["tolerances"] = _tolerances_asked(present.config)
+    wanted["kernel_path"] = check.kernel_path
+    recorded = _recorded(file.content)
+    recorded["inputs"].pop("baseline_logits_sha256", None)  # of a baseline of its own
+    for difference in differing(recorded, wanted):
+        yield f"{file.path}: {difference}; check {check.name} again"
 
 
 def stale_kernel_tests(tests: Sequence[ResultFile], kernels: Sequence[str]) -> Iterator[str]:
@@ -199,15 +233,25 @@ def _wanted(variant: str, prompt_id: int, artefact_key: Any, present: Present) -
     }
 
 
+def _parts(variant: str, on_device: bool) -> set[str]:
+    """Return what an evaluation of a variant holds."""
+    parts = _SHARED_PARTS | (_DEVICE_PARTS if on_device else set())
+    if variant == "baseline":
+        return parts | {"logits"}
+    own = {"accuracy", "launches", "fallbacks"}
+    return parts | own | (set() if on_device else _SIMULATED_PARTS)
+
+
 def _recorded(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of an evaluation that `_wanted` speaks of."""
     recorded = {
-        name: evaluation.get(name, {})
+        name: dict(found) if isinstance(found := evaluation.get(name, {}), Mapping) else found
         for name in ("backend", "platform_target", "settings", "inputs")
     }
     recorded["prompt"] = {name: lookup(evaluation, f"prompt.{name}") for name in ("name", "sha256")}
     if evaluation.get("variant") == "nki":
         recorded["tolerances"] = _tolerances_used(evaluation)
+        recorded["kernel_path"] = evaluation.get("kernel_path")
     return recorded
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from evaluation.benchmark import summarise_ms, throughput_tok_s
+from evaluation.coverage import coverage, useful_macs
 from evaluation.files import FileError, sha256_json
 from evaluation.problems import (
     Problem,
@@ -38,6 +40,7 @@ from evaluation.scoring import (
     score,
     total_score,
 )
+from evaluation.shapes import Architecture
 
 Rule = Callable[[Any], Iterator[Problem]]
 
@@ -294,11 +297,12 @@ def score_totals(record: Any) -> Iterator[Problem]:
 
 
 def kernels_were_launched(record: Any) -> Iterator[Problem]:
-    """A kernel counts as used when it was launched as often as the architecture demands."""
+    """A kernel counts as used when it was launched as often as the architecture demands.
+
+    On a device one of the kernel paths is compiled; a simulator runs them all.
+    """
     names = [lookup(record, f"{k}.kernel") for k in members(record, "nki_kernels_implemented")]
     on_device = lookup(record, "backend") == "neuron"
-    fallbacks = members(record, "fallbacks") if on_device else []
-    excused = [lookup(record, f"{fallback}.kernel") for fallback in fallbacks]
     for name, count in Counter(map(shown, names)).items():
         if count > 1 and name != shown(None):
             rule = "each kernel occurs once"
@@ -313,13 +317,46 @@ def kernels_were_launched(record: Any) -> Iterator[Problem]:
             expected = number(record, f"{path}_expected")
             if expected is not None:
                 yield from _equals(record, path, "as the architecture demands", expected)
-            if number(record, path) == 0 and lookup(record, f"{kernel}.kernel") not in excused:
-                rule = "every kernel is launched, or a fallback on a device says why not"
-                yield Problem(path, rule, "at least 1", "0")
+        counts = [
+            number(record, f"{kernel}.launches.{phase}") for phase in ("prefill", "decode_step")
+        ]
+        if None not in counts and not any(counts) and not on_device:
+            rule, found = "every kernel is launched", "0 in both phases"
+            yield Problem(f"{kernel}.launches", rule, "at least 1", found)
         error = number(record, f"{kernel}.validation.float32.max_abs_error")
         if error is not None:
             path = f"{kernel}.validation_max_diff"
             yield from _equals(record, path, "validation.float32.max_abs_error", error)
+
+
+def coverage_follows_from_counts(record: Any) -> Iterator[Problem]:
+    """Useful MACs follow from the architecture, shares from them and from what was counted."""
+    place = "test_configuration.architecture"
+    dimensions = {f.name: _positive(record, f"{place}.{f.name}") for f in fields(Architecture)}
+    if not all(dimensions.values()):
+        return
+    architecture = Architecture(**dimensions)
+    runs = [*(f"{prompt}.nki" for prompt in _prompts(record)), *members(record, "path_checks")]
+    for run in runs:
+        prompt_tokens = _positive(record, f"{run}.coverage.prefill.tokens")
+        for phase in ("prefill", "decode_step"):
+            path = f"{run}.coverage.{phase}"
+            tokens, padded = (_positive(record, f"{path}.{n}") for n in ("tokens", "padded_tokens"))
+            kernels = lookup(record, f"{path}.counted_macs")
+            names = list(kernels) if isinstance(kernels, dict) else []
+            counted = {name: _positive(record, f"{path}.counted_macs.{name}") for name in names}
+            if not (tokens and padded and prompt_tokens and all(counted.values())):
+                continue
+            seen = 0 if phase == "prefill" else prompt_tokens
+            useful = useful_macs(architecture, tokens, seen)
+            for operation, macs in useful.items():
+                rule = "MACs that the architecture demands"
+                yield from _equals(record, f"{path}.useful_macs.{operation}", rule, macs)
+            derived = coverage(useful, counted, tokens, padded)
+            for name in ("useful_share", "useful_share_of_layers", "issued_share", "overhead"):
+                if derived[name] is not None:
+                    rule = "follows from the MACs"
+                    yield from _equals(record, f"{path}.{name}", rule, derived[name])
 
 
 def absent_is_absent(record: Any) -> Iterator[Problem]:
@@ -364,6 +401,7 @@ def configuration_agrees(record: Any) -> Iterator[Problem]:
         ("test_configuration.warmup_iterations", "evaluation.warmup_runs"),
         ("test_configuration.test_iterations", "evaluation.timed_runs"),
         ("test_configuration.dtype", "model.dtype"),
+        ("test_configuration.kernel_path", "model.kernel_path"),
         ("score_baselines.platform", "platform_target"),
     ):
         asked, ran = lookup(config, source), lookup(record, name)
@@ -384,6 +422,7 @@ RULES: tuple[Rule, ...] = (
     scores_follow_the_formula,
     score_totals,
     kernels_were_launched,
+    coverage_follows_from_counts,
     absent_is_absent,
     configuration_agrees,
 )
@@ -399,6 +438,12 @@ def _all_sides(record: Any) -> list[str]:
 
 def _has_scores(record: Any) -> bool:
     return any(number(record, f"{side}.score") is not None for side in _all_sides(record))
+
+
+def _positive(record: Any, path: str) -> int:
+    """Return the positive whole number at `path`, or 0 for whatever else is there."""
+    value = number(record, path)
+    return int(value) if value is not None and value >= 1 and value == int(value) else 0
 
 
 def _equals(record: Any, path: str, rule: str, computed: float) -> Iterator[Problem]:

@@ -12,14 +12,14 @@ from evaluation.accuracy import CHALLENGE_TOLERANCES
 from evaluation.backends import Backend, DriverError
 from evaluation.commandline import MAKE_MODEL, Options
 from evaluation.console import Progress
-from evaluation.evaluate import Model
+from evaluation.evaluate import Model, SimulatedModel
 from evaluation.flags import GENERATE
 from evaluation.prompts import Prompt, load_prompts
 
 if TYPE_CHECKING:
     import torch
 
-    from model.generation import Generation, Steps
+    from model.generation import Generation
 
 DEFAULT_PROMPT = "I believe the meaning of life is"
 """What the challenge's driver continues when no prompt is given."""
@@ -115,13 +115,14 @@ class Session:
             model_path=options.model_path,
             model_manifest_sha256=self.manifest["sha256"],
             artefact_key=artefact_key,
+            kernel_path=options.kernel_path,
         )
 
 
 class Telling:
     """A model that tells its decode steps while it generates."""
 
-    def __init__(self, model: Steps, progress: Progress) -> None:
+    def __init__(self, model: SimulatedModel, progress: Progress) -> None:
         self._model = model
         self._progress = progress
         self._step = self._steps = 0
@@ -148,6 +149,10 @@ class Telling:
         self._step += 1
         self._progress.step("decode step", self._step, self._steps)
         return logits
+
+    def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
+        """See `evaluation.evaluate.SimulatedModel`."""
+        return self._model.hidden_states(input_ids, token)
 
 
 def chosen_prompts(options: Options) -> list[Prompt]:

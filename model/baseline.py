@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, Qwen3MoeForCausalLM
 
-from model.generation import Generation, generate_greedily, torch_dtype
+from model.generation import Generation, generate_greedily, states_of_layers, torch_dtype
 
 
 class Baseline:
@@ -32,6 +32,11 @@ class Baseline:
     def decode(self, token: int) -> torch.Tensor:
         """Logits [V] after one more token."""
         return self._forward(torch.tensor([token]))
+
+    def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
+        """float32 [2, L, H] after each layer: the prompt's last token, and `token` behind it."""
+        layers = self.network.model.layers
+        return states_of_layers(self, layers, lambda hidden: hidden, input_ids, token)
 
     def _forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         output = self.network(

@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any
 
 from torch import Tensor
 
 from kernels.specs import SPECS
 from model import plain
+from model.plan import CHOSEN_EXPERTS, Fallback, why_not_routed
 
 LONGEST_ROW = 6144  # elements that the row kernels keep on one partition
-CHOSEN_EXPERTS = 8  # experts per token that the kernels of the router choose and sum
 
 logger = logging.getLogger(__name__)
 _counters: list[Counter[str]] = []
 _fallbacks: dict[Fallback, None] = {}
 
 
-class Fallback(NamedTuple):
-    """A kernel that was not launched where it could have been, and why."""
-
-    kernel: str
-    reason: str
-
-
-def run(name: str, *tensors: Tensor, **scalars: float) -> Any:
+def run(name: str, *tensors: Tensor, **scalars: Any) -> Any:
     """Launch the kernel `name` if it is eligible, else do the same in plain torch and say why."""
     reason = why_not(name, *tensors)
     if reason is None:
@@ -43,14 +37,18 @@ def run(name: str, *tensors: Tensor, **scalars: float) -> Any:
     return plain.OPERATIONS[name](*tensors, **scalars)
 
 
-def launch(name: str, *tensors: Tensor, **scalars: float) -> Any:
-    """Launch the kernel `name` of `kernels.specs.SPECS` and count it; returns its tensor or tuple.
+def launch(name: str, *tensors: Tensor | None, cores: int | None = None, **scalars: Any) -> Any:
+    """Launch a kernel by name and count it; returns its tensor or tuple.
 
-    Tensors are passed contiguous, without gradients and as plain tensors (while a model is traced
-    for a device, weights are of a subclass that kernels cannot take). KeyError for an unknown name;
-    whatever the kernel raises for inputs that it refuses.
+    Names are those of `kernels.specs.SPECS`, and "all_reduce" and "decoder_stack_ranks", which have
+    no spec: they take several ranks, and an SDK with collectives.
+
+    `cores` is the launch grid, the physical cores of a rank; None launches without one. Tensors are
+    passed contiguous, without gradients and as plain tensors (while a model is traced for a device,
+    weights are of a subclass that kernels cannot take). KeyError for an unknown name; whatever the
+    kernel raises for inputs that it refuses.
     """
-    kernel = _kernel(name)
+    kernel = _kernel(name) if cores is None else _kernel(name)[cores]
     result = kernel(*(_plain_tensor(tensor) for tensor in tensors), **scalars)
     for counter in _counters:
         counter[name] += 1
@@ -77,17 +75,6 @@ def why_not(name: str, *tensors: Tensor) -> str | None:
     return None
 
 
-def why_not_routed(experts: int, chosen: int, renormalise: bool = True) -> str | None:
-    """Why the top-8 kernel cannot choose `chosen` of `experts` experts, or None if it can."""
-    if chosen != CHOSEN_EXPERTS:
-        return f"{chosen} experts per token, the kernel has {CHOSEN_EXPERTS}"
-    if experts < CHOSEN_EXPERTS:
-        return f"{experts} experts, the kernel needs at least {CHOSEN_EXPERTS}"
-    if not renormalise:
-        return "the model does not renormalise the chosen probabilities, the kernel does"
-    return None
-
-
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
     """Count the launches of each kernel inside the `with` block; may be nested."""
@@ -101,10 +88,10 @@ def counting() -> Iterator[Counter[str]]:
 
 
 def record_fallback(kernel: str, reason: str) -> None:
-    """Remember that `kernel` was replaced by plain torch, and log it the first time."""
+    """Remember that `kernel` was not launched, and log it the first time."""
     fallback = Fallback(kernel, reason)
     if fallback not in _fallbacks:
-        logger.warning("%s runs in plain torch: %s", kernel, reason)
+        logger.warning("%s is not launched: %s", kernel, reason)
         _fallbacks[fallback] = None
 
 
@@ -118,10 +105,14 @@ def forget_fallbacks() -> None:
     _fallbacks.clear()
 
 
-def _plain_tensor(tensor: Tensor) -> Tensor:
-    return tensor.detach().as_subclass(Tensor).contiguous()
+def _plain_tensor(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().as_subclass(Tensor).contiguous()
 
 
 @cache
-def _kernel(name: str) -> Callable[..., Any]:
+def _kernel(name: str) -> Any:
+    if name == "all_reduce":
+        return import_module("kernels.nki_collective_kernels").nki_all_reduce_kernel
+    if name == "decoder_stack_ranks":
+        return import_module("kernels.nki_decode_ranks_kernels").nki_decoder_stack_ranks_kernel
     return SPECS[name].load()

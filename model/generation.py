@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -73,6 +75,32 @@ def generate_greedily(
         tokens.append(int(logits[-1].argmax()))
     stacked = torch.stack(logits).float().numpy()
     return Generation(np.array(tokens, dtype=np.int64), stacked, prefill_s, decode_s)
+
+
+@torch.inference_mode()
+def states_of_layers(
+    model: Steps,
+    layers: Iterable[nn.Module],
+    state: Callable[[Any], torch.Tensor],
+    input_ids: torch.Tensor,
+    token: int,
+) -> torch.Tensor:
+    """float32 [2, L, H] after each layer: of the prompt's last token, and of `token` behind it.
+
+    `state` makes hidden states [1, S, H] of what a layer returns.
+    """
+    seen: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, outputs: seen.append(state(outputs)[0, -1]))
+        for layer in layers
+    ]
+    try:
+        model.prefill(input_ids, len(input_ids) + 1)
+        model.decode(token)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(seen).float().reshape(2, len(hooks), -1)
 
 
 def _check(input_ids: torch.Tensor, new_tokens: int, forced: torch.Tensor | None) -> None:

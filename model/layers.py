@@ -1,123 +1,233 @@
-"""Torch modules and functions that call the kernels, in the shapes of the model's hooks.
+"""Torch modules that call the decoder kernels: attention, experts, LM head of one rank.
 
-They take what NxD Inference hands to its hooks (batch first, heads where its attention has them),
-reshape it to the kernels' two or three dimensions, and give back the caller's shape. Weights are
-parameters of the names that checkpoints use. B batch, S tokens, H hidden, D head dimension.
+They hold packed weights (`model.packing`) and take and give what the kernels do: T tokens of one
+sequence in decode, S (a bucket, padded on the right) in prefill, hidden states [tokens, H]. A block
+returns its output, summed over the ranks, and the residual apart: the next kernel adds them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model import dispatch, plain
+from kernels.layouts import unpack_vector
+from model import dispatch
+from model.packing import LAYER, Packed
+from model.plan import Phase
+
+Tables = tuple[Tensor, Tensor]
 
 
-class _Norm(nn.Module):
-    """What the norms hold: `weight` [H] and the epsilon under the root.
+@dataclass(frozen=True)
+class Launching:
+    """How a rank launches its kernels.
 
-    The weight is passed on as a view: while a model is traced for a device, a parameter is only a
-    placeholder, of which kernels can take the view but not the thing itself.
+    `cores`: physical cores of the rank, None for a launch without a grid. `group`: the ranks among
+    which a block's output is summed (`nki.collectives.ReplicaGroup`), None for a single rank.
+    `rounding`: see `kernels.decoder_reference`.
     """
 
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
+    cores: int | None = None
+    group: Any = None
+    rounding: str = "fused"
 
-    def add_and_norm(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Two (B, S, H) -> (normed sum, sum), the same shape and dtype, in one launch."""
-        rows = x.reshape(-1, x.shape[-1])
-        normed, total = dispatch.run(
-            "add_rmsnorm", rows, residual.reshape(rows.shape), self.weight.view(-1), eps=self.eps
-        )
-        return normed.reshape(x.shape), total.reshape(x.shape)
+    def __call__(self, kernel: str, *tensors: Tensor | None, **scalars: Any) -> Any:
+        """Launch a kernel by its name in `kernels.specs`."""
+        return dispatch.launch(kernel, *tensors, cores=self.cores, **scalars)
 
-
-class NKIRMSNorm(_Norm):
-    """RMSNorm over the last dimension, for hidden states and for query and key heads alike."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, H) or (B, S, heads, D) -> the same shape and dtype."""
-        rows = x.reshape(-1, x.shape[-1])
-        normed: Tensor = dispatch.run("rmsnorm", rows, self.weight.view(-1), eps=self.eps)
-        return normed.reshape(x.shape)
+    def sum_over_ranks(self, output: Tensor) -> Tensor:
+        """The sum [tokens, H] of what all ranks of the group have; alone, what it is."""
+        if self.group is None:
+            return output
+        total: Tensor = self("all_reduce", output, group=self.group)
+        return total
 
 
-class NKIAddRMSNorm(_Norm):
-    """Residual addition and the RMSNorm of the sum in one launch."""
-
-    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Two (B, S, H) -> (normed sum, sum), the same shape and dtype."""
-        return self.add_and_norm(x, residual)
-
-
-class NKIRouter(nn.Module):
-    """Router of the mixture of experts: softmax over all experts, then the most probable ones."""
+class _Block(nn.Module):
+    """What the blocks share: packed weights as parameters, and how to launch."""
 
     def __init__(
-        self, hidden_size: int, num_experts: int, top_k: int, renormalise: bool = True
+        self, weights: Mapping[str, Tensor], names: tuple[str, ...], eps: float, launch: Launching
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
-        self.top_k = top_k
-        self.renormalise = renormalise
+        for name in names:
+            self.register_parameter(name, nn.Parameter(weights[name], requires_grad=False))
+        self.eps = eps
+        self.launch = launch
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(T, H) -> logits (T, E), weights (T, top_k), experts (T, top_k) int64, likeliest first.
+    def norm_weight(self, name: str, phase: Phase) -> Tensor:
+        """A norm's weight, in columns [P, J] for decode and as a vector [H] for prefill."""
+        packed = getattr(self, name)
+        return packed if phase == "decode" else unpack_vector(packed)
 
-        The weights are rounded to the dtype of x, as transformers does before it applies them.
+
+class AttentionBlock(_Block):
+    """RMSNorm, projections, norms of the heads, RoPE, attention and output projection."""
+
+    NAMES = ("input_norm", "w_qkv", "q_norm", "k_norm", "w_o")
+    input_norm: Tensor
+    w_qkv: Tensor
+    q_norm: Tensor
+    k_norm: Tensor
+    w_o: Tensor
+
+    def __init__(self, weights: Mapping[str, Tensor], eps: float, launch: Launching) -> None:
+        super().__init__(weights, self.NAMES, eps, launch)
+        head_dim, heads, _ = weights["w_o"].shape
+        self.kv_heads = (weights["w_qkv"].shape[-1] // head_dim - heads) // 2
+
+    def prefill(
+        self, x: Tensor, residual: Tensor | None, tables: Tables, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x, residual [S, H] -> output, total [S, H]; fills keys, values from position 0.
+
+        `keys` [kv heads, D, C], `values` [kv heads, C, D] with C >= S; `tables` two [S, D].
         """
-        logits = F.linear(x, self.weight)
-        _, weights, experts = nki_route(logits, self.top_k, self.renormalise)
-        return logits, weights.to(x.dtype), experts
+        query, key, value, total = self.project("prefill", x, residual, tables)
+        keys[:, :, : len(x)] = key
+        values[:, : len(x)] = value
+        attended = self.launch(
+            "attention_prefill", query, key, value, rounding=self.launch.rounding
+        )
+        output = self.launch("output_projection_prefill", attended, self.w_o)
+        return self.launch.sum_over_ranks(output), total
+
+    def decode(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        tables: Tables,
+        keys: Tensor,
+        values: Tensor,
+        position: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """x, residual [T, H] -> output, total [T, H]; cache written at `position` [1, 1] int32."""
+        query, key, value, total = self.project("decode", x, residual, tables)
+        attended, _, _ = self.launch(
+            "attention_decode",
+            *(query, key, value, keys, values, position),
+            rounding=self.launch.rounding,
+        )
+        output = self.launch("output_projection_decode", attended, self.w_o)
+        return self.launch.sum_over_ranks(output), total
+
+    def project(
+        self, phase: Phase, x: Tensor, residual: Tensor | None, tables: Tables
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values as attention takes them, and x + residual."""
+        query, key, value, *total = self.launch(
+            f"qkv_{phase}",
+            *(x, residual, self.norm_weight("input_norm", phase), self.w_qkv),
+            *(self.q_norm, self.k_norm, *tables),
+            eps=self.eps,
+            kv_heads=self.kv_heads,
+            rounding=self.launch.rounding,
+        )
+        return query, key, value, total[0] if total else x
 
 
-def nki_route(
-    logits: Tensor, top_k: int, renormalise: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose `top_k` of E experts per token by logits (T, E).
+class ExpertsBlock(_Block):
+    """RMSNorm, router, and the weighted sum of the chosen experts."""
 
-    Returns probabilities (T, E) float32, weights (T, top_k) float32 and experts (T, top_k) int64,
-    likeliest first.
+    NAMES = ("post_norm", "w_router", "w_gate_up", "w_down")
+    post_norm: Tensor
+    w_router: Tensor
+    w_gate_up: Tensor
+    w_down: Tensor
+
+    def __init__(self, weights: Mapping[str, Tensor], eps: float, launch: Launching) -> None:
+        super().__init__(weights, self.NAMES, eps, launch)
+
+    def prefill(self, x: Tensor, residual: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """x, residual [S, H] -> output, total [S, H]; `length` [1, 1] int32 of them are real."""
+        normed, total, weights, experts = self.route("prefill", x, residual)
+        output = self.launch(
+            "experts_prefill",
+            *(normed, weights, experts, length, self.w_gate_up, self.w_down),
+            rounding=self.launch.rounding,
+        )
+        return self.launch.sum_over_ranks(output), total
+
+    def decode(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """x, residual [T, H] -> output, total [T, H]."""
+        normed, total, weights, experts = self.route("decode", x, residual)
+        output = self.launch(
+            "experts_decode",
+            *(normed, weights, experts, self.w_gate_up, self.w_down),
+            rounding=self.launch.rounding,
+        )
+        return self.launch.sum_over_ranks(output), total
+
+    def route(
+        self, phase: Phase, x: Tensor, residual: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normed tokens, x + residual, and each token's 8 experts with their shares."""
+        routed: tuple[Tensor, Tensor, Tensor, Tensor] = self.launch(
+            f"router_{phase}",
+            *(x, residual, self.norm_weight("post_norm", phase), self.w_router),
+            eps=self.eps,
+            rounding=self.launch.rounding,
+        )
+        return routed
+
+
+class Head(_Block):
+    """Final RMSNorm and this rank's part of the LM head."""
+
+    NAMES = ("final_norm", "w_head")
+    final_norm: Tensor
+    w_head: Tensor
+
+    def __init__(self, weights: Mapping[str, Tensor], eps: float, launch: Launching) -> None:
+        super().__init__(weights, self.NAMES, eps, launch)
+
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, residual [T, H] -> logits [T, V], the largest [T, 1] float32, its index [T, 1]."""
+        results: tuple[Tensor, Tensor, Tensor] = self.launch(
+            "lm_head",
+            *(x, residual, self.final_norm, self.w_head),
+            eps=self.eps,
+            rounding=self.launch.rounding,
+        )
+        return results
+
+
+def decoder_stack(
+    launch: Launching,
+    weights: Packed,
+    layers: int,
+    x: Tensor,
+    caches: tuple[Tensor, Tensor],
+    position: Tensor,
+    tables: Tables,
+    eps: float,
+) -> Tensor:
+    """The first `layers` layers of T tokens in one launch: x [T, H] -> hidden states [T, H].
+
+    `caches` [L, kv heads, D, C] and [L, kv heads, C, D] are written at `position` [1, 1] int32.
     """
-    probabilities = dispatch.run("router_softmax", logits)
-    reason = dispatch.why_not_routed(logits.shape[1], top_k, renormalise)
-    if reason is None:
-        weights, experts = dispatch.run("top8", probabilities)
-    else:
-        dispatch.record_fallback("top8", reason)
-        weights, experts = plain.top_k(probabilities, top_k, renormalise)
-    return probabilities, weights, experts.to(torch.int64)
+    stacked = (getattr(weights, name)[:layers] for name in LAYER)
+    kernel = "decoder_stack" if launch.group is None else "decoder_stack_ranks"
+    hidden: Tensor = launch(
+        kernel,
+        *(x, *stacked, *(cache[:layers] for cache in caches), position, *tables),
+        eps=eps,
+        rounding=launch.rounding,
+        **({} if launch.group is None else {"group": launch.group}),
+    )[0]
+    return hidden
 
 
-def nki_softmax(scores: Tensor) -> Tensor:
-    """Softmax over the last dimension of attention scores (B, heads, S, C); masked ones finite."""
-    rows: Tensor = dispatch.run("softmax", scores.reshape(-1, scores.shape[-1]))
-    return rows.reshape(scores.shape)
+def rotary_tables(head_dim: int, theta: float, start: int, stop: int, dtype: torch.dtype) -> Tables:
+    """RoPE's cos and sin [tokens, D] for positions start..stop, from float32 angles.
 
-
-def nki_silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x), any shape."""
-    rows: Tensor = dispatch.run("silu", x.reshape(-1, x.shape[-1]))
-    return rows.reshape(x.shape)
-
-
-def nki_rope(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate (B, heads, S, D) queries and (B, kv heads, S, D) keys by tables (B, S, D).
-
-    One launch for both: the heads are laid side by side, so that a token's tables are read once.
+    Both halves of D hold the same angles, as `rotate_half` pairs them.
     """
-    heads = torch.cat((query, key), dim=1).transpose(1, 2)  # (B, S, heads + kv heads, D)
-    rows = heads.reshape(-1, *heads.shape[2:])
-    tables = (table.reshape(-1, table.shape[-1]) for table in (cos, sin))
-    rotated: Tensor = dispatch.run("rope", rows, *tables)
-    back = rotated.reshape(heads.shape).transpose(1, 2)
-    return back[:, : query.shape[1]], back[:, query.shape[1] :]
-
-
-def nki_aggregate(expert_outputs: Tensor, weights: Tensor) -> Tensor:
-    """Sum of the chosen experts' outputs (T, K, H) times their weights (T, K) -> (T, H)."""
-    total: Tensor = dispatch.run("expert_aggregation", expert_outputs, weights.float())
-    return total
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    positions = torch.arange(start, stop, dtype=torch.float32)
+    angles = torch.outer(positions, 1.0 / (theta**exponents)).repeat(1, 2)
+    return angles.cos().to(dtype), angles.sin().to(dtype)

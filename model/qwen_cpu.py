@@ -1,225 +1,70 @@
-"""Qwen3-MoE on the CPU with the kernels: `model.layers` around torch's matrix products.
+"""Qwen3-MoE on the CPU with the kernels: one rank of it, or the whole model where there is one.
 
-Batch 1, a prefill and then one token at a time. Modules and parameters carry the names of the
-checkpoint, roundings to the model's dtype fall where transformers' Qwen3MoeForCausalLM has them,
-except that expert outputs are summed in float32. Norms are fused with the residual addition before
-them, so a layer hands on its output and the residual apart, and the next norm adds them.
+Batch 1, a prefill and then one token at a time. The prompt is padded on the right to a bucket, as
+on a device; the keys and values of padding lie behind the prompt in the cache, where no token sees
+them before its own overwrite them. `model.plan` says by which kernels each phase runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import Qwen3MoeConfig
 
+from model import dispatch, plan, qwen_rows
 from model.generation import Generation, generate_greedily, torch_dtype
 from model.layers import (
-    NKIAddRMSNorm,
-    NKIRMSNorm,
-    NKIRouter,
-    nki_aggregate,
-    nki_rope,
-    nki_silu,
-    nki_softmax,
+    AttentionBlock,
+    ExpertsBlock,
+    Head,
+    Launching,
+    Tables,
+    decoder_stack,
+    rotary_tables,
 )
+from model.packing import Checkpoint, Packed, Shard, pack
 
-# config field -> the value that this model implements
-SUPPORTED = {
-    "attention_bias": False,
-    "decoder_sparse_step": 1,
-    "hidden_act": "silu",
-    "mlp_only_layers": [],
-    "rope_scaling": None,
-    "tie_word_embeddings": False,
-    "use_sliding_window": False,
-}
-
-
-class UnsupportedModel(ValueError):
-    """A checkpoint whose configuration asks for something that the model with kernels lacks."""
+State = tuple[Tensor, Tensor]
+"""A layer's output and its residual [tokens, H], which the next kernel adds."""
 
 
 class KVCache:
-    """Keys and values of every layer, [layers, kv heads, capacity, D], and how many are filled."""
+    """Keys [L, kv heads, D, C] and values [L, kv heads, C, D] of a rank; `length` are filled."""
 
-    def __init__(self, config: Qwen3MoeConfig, capacity: int, dtype: torch.dtype) -> None:
-        shape = (
-            config.num_hidden_layers,
-            config.num_key_value_heads,
-            capacity,
-            config.head_dim,
-        )
-        self.keys = torch.zeros(shape, dtype=dtype)
-        self.values = torch.zeros(shape, dtype=dtype)
+    def __init__(self, layers: int, block: AttentionBlock, capacity: int) -> None:
+        head_dim, dtype = len(block.q_norm), block.w_qkv.dtype
+        self.keys = torch.zeros(layers, block.kv_heads, head_dim, capacity, dtype=dtype)
+        self.values = torch.zeros(layers, block.kv_heads, capacity, head_dim, dtype=dtype)
         self.length = 0
 
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put (kv heads, S, D) behind what is filled; returns all keys, values (kv heads, C, D)."""
-        end = self.length + key.shape[1]
-        self.keys[layer, :, self.length : end] = key
-        self.values[layer, :, self.length : end] = value
-        return self.keys[layer, :, :end], self.values[layer, :, :end]
 
+class Qwen3MoeCPU:
+    """A rank of the model: `prefill` reads a prompt, `decode` one more token, `generate` does both.
 
-def rotary_tables(
-    config: Qwen3MoeConfig, start: int, stop: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """RoPE's cos and sin (1, S, D) for positions start..stop, from float32 angles.
-
-    Both halves of D hold the same angles, as `rotate_half` pairs them.
-    """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    positions = torch.arange(start, stop, dtype=torch.float32)
-    angles = torch.outer(positions, frequencies).repeat(1, 2)[None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with normed heads; kernels for the norms, RoPE and the softmax."""
-
-    def __init__(self, config: Qwen3MoeConfig, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.q_proj = _linear(config.hidden_size, self.heads * self.head_dim)
-        self.k_proj = _linear(config.hidden_size, self.kv_heads * self.head_dim)
-        self.v_proj = _linear(config.hidden_size, self.kv_heads * self.head_dim)
-        self.o_proj = _linear(self.heads * self.head_dim, config.hidden_size)
-        self.q_norm = NKIRMSNorm(self.head_dim, config.rms_norm_eps)
-        self.k_norm = NKIRMSNorm(self.head_dim, config.rms_norm_eps)
-
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], cache: KVCache) -> Tensor:
-        """(1, S, H) -> (1, S, H); appends S keys and values to the layer's cache."""
-        tokens = x.shape[1]
-        query = self.q_norm(self.q_proj(x).view(1, tokens, self.heads, self.head_dim))
-        key = self.k_norm(self.k_proj(x).view(1, tokens, self.kv_heads, self.head_dim))
-        value = self.v_proj(x).view(tokens, self.kv_heads, self.head_dim).transpose(0, 1)
-        query, key = nki_rope(query.transpose(1, 2), key.transpose(1, 2), *tables)
-        keys, values = cache.append(self.layer, key[0], value)
-        attended = self._attend(query, keys, values)
-        return self.o_proj(attended.transpose(1, 2).reshape(1, tokens, -1))
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Queries (1, heads, S, D) over keys and values (kv heads, C, D), the last S their own."""
-        tokens, seen = query.shape[2], keys.shape[1]
-        grouped = query.reshape(self.kv_heads, -1, self.head_dim)  # heads that share a key head
-        scores = torch.matmul(grouped, keys.transpose(1, 2)) * self.head_dim**-0.5
-        scores = scores.view(1, self.heads, tokens, seen)
-        if tokens > 1:
-            ahead = torch.ones(tokens, seen, dtype=torch.bool).triu(seen - tokens + 1)
-            scores = scores.masked_fill(ahead, torch.finfo(scores.dtype).min)
-        shares = nki_softmax(scores).view(self.kv_heads, -1, seen)
-        return torch.matmul(shares, values).view(query.shape)
-
-
-class Expert(nn.Module):
-    """The weights of one SwiGLU expert; `SparseMoE` applies them."""
-
-    def __init__(self, config: Qwen3MoeConfig) -> None:
-        super().__init__()
-        self.gate_proj = _linear(config.hidden_size, config.moe_intermediate_size)
-        self.up_proj = _linear(config.hidden_size, config.moe_intermediate_size)
-        self.down_proj = _linear(config.moe_intermediate_size, config.hidden_size)
-
-
-class SparseMoE(nn.Module):
-    """Mixture of experts; kernels for the router, the activation and the weighted sum.
-
-    A row is a token at one of its chosen experts. Rows are sorted by expert, so that each expert
-    that was chosen at all multiplies its rows at once: 8 experts in a decode step, whatever is
-    needed in a prefill.
+    Logits are those of the rank's part of the vocabulary, in the dtype of the weights.
     """
 
-    def __init__(self, config: Qwen3MoeConfig) -> None:
-        super().__init__()
-        self.gate = NKIRouter(
-            config.hidden_size,
-            config.num_experts,
-            config.num_experts_per_tok,
-            config.norm_topk_prob,
-        )
-        self.experts = nn.ModuleList(Expert(config) for _ in range(config.num_experts))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, S, H) -> (1, S, H)."""
-        _, weights, chosen = self.gate(x[0])
-        order = chosen.flatten().argsort(stable=True)
-        counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
-        rows = x[0][order // chosen.shape[1]]
-        activated = nki_silu(self._per_expert("gate_proj", rows, counts))
-        activated = activated * self._per_expert("up_proj", rows, counts)
-        outputs = torch.empty_like(rows)
-        outputs[order] = self._per_expert("down_proj", activated, counts)
-        return nki_aggregate(outputs.view(*chosen.shape, -1), weights)[None]
-
-    def _per_expert(self, projection: str, rows: Tensor, counts: list[int]) -> Tensor:
-        """Multiply rows, sorted by expert, by the projection of their experts."""
-        parts = zip(self.experts, rows.split(counts), strict=True)
-        return torch.cat([getattr(expert, projection)(part) for expert, part in parts if len(part)])
-
-
-class DecoderLayer(nn.Module):
-    """Attention and experts, each behind a norm; the first layer's has no residual to add."""
-
-    def __init__(self, config: Qwen3MoeConfig, layer: int) -> None:
-        super().__init__()
-        norm = NKIAddRMSNorm if layer else NKIRMSNorm
-        self.input_layernorm = norm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = NKIAddRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SparseMoE(config)
-
-    def forward(
-        self, normed: Tensor, residual: Tensor, tables: tuple[Tensor, Tensor], cache: KVCache
-    ) -> tuple[Tensor, Tensor]:
-        """Normed input and residual (1, S, H) -> output and residual, for the next norm to add."""
-        attended = self.self_attn(normed, tables, cache)
-        normed, residual = self.post_attention_layernorm(attended, residual)
-        return self.mlp(normed), residual
-
-
-class Decoder(nn.Module):
-    """Embedding, layers and final norm."""
-
-    def __init__(self, config: Qwen3MoeConfig) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)
-        )
-        self.norm = NKIAddRMSNorm(config.hidden_size, config.rms_norm_eps)
-
-    def forward(self, tokens: Tensor, tables: tuple[Tensor, Tensor], cache: KVCache) -> Tensor:
-        """Token ids (1, S) -> normed hidden states (1, S, H)."""
-        input_norms = [layer.get_submodule("input_layernorm") for layer in self.layers]
-        residual: Tensor = self.embed_tokens(tokens)
-        normed: Tensor = input_norms[0](residual)
-        for layer, next_norm in zip(self.layers, [*input_norms[1:], self.norm], strict=True):
-            output, residual = layer(normed, residual, tables, cache)
-            normed, residual = next_norm(output, residual)
-        cache.length += tokens.shape[1]
-        return normed
-
-
-class Qwen3MoeCPU(nn.Module):
-    """The whole model: `prefill` reads a prompt, `decode` one more token, `generate` does both.
-
-    Parameters stay on the meta device until `load_state_dict(..., assign=True)` brings them.
-    """
-
-    def __init__(self, config: Qwen3MoeConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.config = config
-        self.dtype = dtype
-        with torch.device("meta"):
-            self.model = Decoder(config)
-            self.lm_head = _linear(config.hidden_size, config.vocab_size)
-        self._cache = KVCache(config, 0, dtype)
+    def __init__(
+        self,
+        config: Qwen3MoeConfig,
+        weights: Packed,
+        chosen: plan.Plan,
+        launching: Launching | None = None,
+    ) -> None:
+        self.config, self.weights, self.plan = config, weights, chosen
+        self.launching = launching or Launching()
+        eps = config.rms_norm_eps
+        self.layers = [
+            (AttentionBlock(layer, eps, self.launching), ExpertsBlock(layer, eps, self.launching))
+            for layer in map(weights.layer, range(config.num_hidden_layers))
+        ]
+        head = {"final_norm": weights.final_norm, "w_head": weights.w_head}
+        self.head = Head(head, eps, self.launching)
+        self.cache = self._new_cache(0)
 
     def generate(
         self, input_ids: Tensor, new_tokens: int, forced_tokens: Tensor | None = None
@@ -229,53 +74,140 @@ class Qwen3MoeCPU(nn.Module):
 
     def prefill(self, input_ids: Tensor, capacity: int) -> Tensor:
         """Logits [V] after the prompt [S], in a new cache for `capacity` tokens in all."""
-        self._cache = KVCache(self.config, capacity, self.dtype)
-        return self(input_ids)
+        for fallback in self.plan.fallbacks:
+            dispatch.record_fallback(*fallback)
+        length, padded = len(input_ids), self._padded(input_ids)
+        self.cache = self._new_cache(plan.bucket_of(max(capacity, length)))
+        *_, (x, residual) = self._prefill_layers(padded, length)
+        self.cache.length = length
+        return self._logits((x[length - 1 : length], residual[length - 1 : length]))
 
     def decode(self, token: int) -> Tensor:
         """Logits [V] after one more token."""
-        return self(torch.tensor([token]))
+        if self.plan.decode == "fused":
+            state = self._decode_stack(token, len(self.layers))
+        else:
+            *_, state = self._decode_layers(token)
+        self.cache.length += 1
+        return self._logits(state)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Read tokens [S] behind those in the cache; logits [V] of the last one."""
-        start = self._cache.length
-        tables = rotary_tables(self.config, start, start + len(input_ids), self.dtype)
-        hidden = self.model(input_ids[None], tables, self._cache)
-        logits: Tensor = self.lm_head(hidden[0, -1])
-        return logits
+    def _new_cache(self, capacity: int) -> KVCache:
+        return KVCache(len(self.layers), self.layers[0][0], capacity)
+
+    @torch.inference_mode()
+    def hidden_states(self, input_ids: Tensor, token: int) -> Tensor:
+        """float32 [2, L, H] after each layer: of the prompt's last token and of the next, `token`.
+
+        The stack of layers keeps them on chip, so that it is run on ever more layers; what that
+        writes into the cache is the same every time.
+        """
+        self.prefill(input_ids, len(input_ids) + 1)
+        padded, length = self._padded(input_ids), len(input_ids)
+        states = [
+            *(
+                (x[length - 1], total[length - 1])
+                for x, total in self._prefill_layers(padded, length)
+            ),
+            *((x[0], total[0]) for x, total in self._decode_states(token)),
+        ]
+        sums = [x.float() + residual.float() for x, residual in states]
+        return torch.stack(sums).reshape(2, len(self.layers), -1)
+
+    def _padded(self, input_ids: Tensor) -> Tensor:
+        return F.pad(input_ids, (0, plan.bucket_of(len(input_ids)) - len(input_ids)))
+
+    def _prefill_layers(self, input_ids: Tensor, length: int) -> Iterator[State]:
+        """Output and residual [S, H] of each layer; fills the cache."""
+        tables = self._tables(0, len(input_ids))
+        real = torch.tensor([[length]], dtype=torch.int32)
+        x: Tensor = self._embed(input_ids)
+        residual: Tensor | None = None
+        for layer, (attention, experts) in enumerate(self.layers):
+            cache = self.cache.keys[layer], self.cache.values[layer]
+            x, residual = attention.prefill(x, residual, tables, *cache)
+            x, residual = experts.prefill(x, residual, real)
+            yield x, residual
+
+    def _decode_layers(self, token: int) -> Iterator[State]:
+        """Output and residual [1, H] of each layer; writes one position of the cache."""
+        position = self.cache.length
+        tables = self._tables(position, position + 1)
+        where = torch.tensor([[position]], dtype=torch.int32)
+        x: Tensor = self._embed(torch.tensor([token]))
+        residual: Tensor | None = None
+        for layer, (attention, experts) in enumerate(self.layers):
+            cache = self.cache.keys[layer], self.cache.values[layer]
+            x, residual = attention.decode(x, residual, tables, *cache, where)
+            x, residual = experts.decode(x, residual)
+            yield x, residual
+
+    def _decode_stack(self, token: int, layers: int) -> State:
+        """Hidden states [1, H] behind the first `layers` layers, in one launch, and zeros."""
+        position = self.cache.length
+        x = self._embed(torch.tensor([token]))
+        hidden = decoder_stack(
+            self.launching,
+            self.weights,
+            layers,
+            x,
+            (self.cache.keys, self.cache.values),
+            torch.tensor([[position]], dtype=torch.int32),
+            self._tables(position, position + 1),
+            self.config.rms_norm_eps,
+        )
+        return hidden, torch.zeros_like(hidden)
+
+    def _decode_states(self, token: int) -> Iterator[State]:
+        if self.plan.decode == "fused":
+            return (self._decode_stack(token, n + 1) for n in range(len(self.layers)))
+        return self._decode_layers(token)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weights.embedding)
+
+    def _tables(self, start: int, stop: int) -> Tables:
+        config, dtype = self.config, self.weights.embedding.dtype
+        return rotary_tables(config.head_dim, config.rope_theta, start, stop, dtype)
+
+    def _logits(self, state: State) -> Tensor:
+        logits: Tensor = self.head(*state)[0]
+        return logits[0]
 
 
-def load(model_path: Path, dtype: str) -> Qwen3MoeCPU:
-    """Load a Hugging Face checkpoint directory; `dtype` is "float32" or "bfloat16".
+def load(model_path: Path, dtype: str, path: str = "fused") -> Qwen3MoeCPU | qwen_rows.Qwen3MoeRows:
+    """Load a Hugging Face checkpoint directory for a kernel path (see `model.plan`).
 
-    UnsupportedModel for an architecture that is not this one; FileNotFoundError without weights;
-    RuntimeError, from torch, when names or shapes of tensors differ from the model's.
+    `dtype` is "float32" or "bfloat16". UnsupportedModel for an architecture that is not this one;
+    FileNotFoundError without weights; WrongCheckpoint when tensors are missing or unknown.
     """
-    config = Qwen3MoeConfig.from_pretrained(model_path, local_files_only=True)
-    check_supported(config)
-    files = sorted(model_path.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{model_path}: no *.safetensors here; make or download the model")
-    torch_type = torch_dtype(dtype)
-    weights = {
-        name: tensor.to(torch_type) for file in files for name, tensor in load_file(file).items()
-    }
-    model = Qwen3MoeCPU(config, torch_type)
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval()
+    config = read_config(model_path)
+    chosen = plan.choose(path, config, dtype)
+    weights = Checkpoint(model_path, torch_dtype(dtype))
+    if chosen.decode == "rows":
+        return qwen_rows.build(weights, config, torch_dtype(dtype), chosen.fallbacks)
+    return Qwen3MoeCPU(config, pack(weights, config), chosen)
 
 
-def check_supported(config: Qwen3MoeConfig) -> None:
-    """Raise UnsupportedModel unless the configuration is one that this model implements."""
-    if config.model_type != "qwen3_moe":
-        raise UnsupportedModel(f"model_type: received {config.model_type!r}, expected 'qwen3_moe'")
-    for field, value in SUPPORTED.items():
-        if getattr(config, field) != value:
-            raise UnsupportedModel(
-                f"{field}: received {getattr(config, field)!r}; the model with kernels implements "
-                f"{value!r} only, use the baseline for this checkpoint"
-            )
+def load_rank(
+    model_path: Path, dtype: str, path: str, shard: Shard, launching: Launching
+) -> Qwen3MoeCPU:
+    """Load one tensor-parallel rank's part, which sums with the others in `launching.group`.
+
+    Its `prefill` and `decode` must be called on all ranks at once (`nki_sim.ranks.run`); the ranks'
+    logits, one behind the other, are those of the vocabulary. ValueError for a model that cannot be
+    split so, or that only small kernels can carry out, which know no ranks.
+    """
+    config = read_config(model_path)
+    chosen = plan.choose(path, config, dtype, shard.ranks)
+    if chosen.decode == "rows":
+        why = "; ".join(f"{kernel}: {reason}" for kernel, reason in chosen.fallbacks)
+        raise ValueError(f'the kernel path "rows" runs on one rank{why and f" ({why})"}')
+    weights = Checkpoint(model_path, torch_dtype(dtype))
+    return Qwen3MoeCPU(config, pack(weights, config, shard), chosen, launching)
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=False)
+def read_config(model_path: Path) -> Qwen3MoeConfig:
+    """The checkpoint's configuration; UnsupportedModel for one that is not implemented."""
+    config: Qwen3MoeConfig = Qwen3MoeConfig.from_pretrained(model_path, local_files_only=True)
+    plan.check_supported(config)
+    return config

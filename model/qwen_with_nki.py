@@ -30,7 +30,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import dispatch, neuron_hooks, neuron_state
-from model.layers import NKIRMSNorm, nki_aggregate, nki_rope, nki_route, nki_silu, nki_softmax
+from model.plan import why_not_routed
+from model.row_layers import (
+    NKIRMSNorm,
+    nki_aggregate,
+    nki_rope,
+    nki_route,
+    nki_silu,
+    nki_softmax,
+)
 
 __all__ = [
     "NeuronQwen3MoEAttention",
@@ -237,7 +245,7 @@ class KernelRouter(RouterTopK):
     def _why_not(self, logits: Tensor) -> str | None:
         if self.act_fn != "softmax" or getattr(self, "apply_act_fn_over_topk", False):
             return "affinities are no softmax over all experts"
-        return dispatch.why_not_routed(self.num_experts, self.top_k) or dispatch.why_not(
+        return why_not_routed(self.num_experts, self.top_k) or dispatch.why_not(
             "router_softmax", logits
         )
 
@@ -321,7 +329,7 @@ class KernelExperts(ExpertMLPsV2):
             return "affinities are applied before the experts"
         if self.moe_expert_model_parallel_group.size() > 1 or self.sequence_parallel_enabled:
             return "experts or tokens are split over ranks"
-        return dispatch.why_not_routed(config.num_experts, config.top_k) or dispatch.why_not(
+        return why_not_routed(config.num_experts, config.top_k) or dispatch.why_not(
             "silu", hidden_states
         )
 

@@ -35,12 +35,16 @@ _ONLY_ON_DEVICE = tuple(
 WITHOUT = {
     "compile": (*_ONLY_PRINTS, "evaluation.accuracy", "evaluation.evaluate", "evaluation.prompts"),
     "evaluate": _ONLY_PRINTS,
-    "baseline": ("kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.launches"),
+    "baseline": (
+        "kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.plan",
+        "evaluation.coverage", "evaluation.drift", "evaluation.launches", "evaluation.shapes",
+        "evaluation.tracing",
+    ),
     "nki": ("model.baseline",),
     "simulator": _ONLY_ON_DEVICE,
     "neuron-simulator": _ONLY_ON_DEVICE,
     "neuron": ("model.baseline", "model.qwen_cpu", "evaluation.doctor"),
-}
+}  # fmt: skip
 """Modules that main.py imports somewhere, but whose code does nothing for the result of a step, of
 a variant or on a backend. Scores are only shown by main.py; the record computes them anew."""
 
@@ -59,6 +63,12 @@ def driver_files(step: str, variant: str, backend: str = "simulator") -> list[st
         return program_files(*programs, without=without)
     own = program_files(*programs, *kernel_sources(), without=without)
     return sorted({*own, *simulator_files()})
+
+
+def check_files() -> list[str]:
+    """Return what a short run by a kernel path depends on, with its baseline and compilation."""
+    steps = ("compile", "evaluate")
+    return sorted({f for s in steps for v in ("baseline", "nki") for f in driver_files(s, v)})
 
 
 def kernel_test_files(kernel: str) -> list[str]:

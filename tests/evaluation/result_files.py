@@ -12,11 +12,16 @@ import numpy as np
 from evaluation.accuracy import compare_logits
 from evaluation.aggregation import aggregate
 from evaluation.artefact import VARIANTS, CompileSettings, artefact_inputs
+from evaluation.checks import CHECKED_PROMPT, CHECKED_TOKENS, Check, path_checks
+from evaluation.coverage import coverage, useful_macs
+from evaluation.drift import drift
 from evaluation.files import read_json, sha256_file, sha256_json, write_json
 from evaluation.prompts import Prompt, load_prompts
 from evaluation.provenance import kernel_test_inputs, variant_sources
+from evaluation.shapes import Architecture
 from kernels.specs import SPECS
-from model.launches import expected_launches
+from model.plan import expected_launches
+from model.tiny import CONFIG
 
 SETTINGS = {
     "sequence_length": 640, "max_new_tokens": 8, "warmup_runs": 1, "timed_runs": 3,
@@ -38,6 +43,9 @@ class Results:
 
     def evaluation(self, variant: str, prompt: int) -> Path:
         return self.folder / "evaluations" / variant / f"prompt_{prompt}.json"
+
+    def check(self, name: str) -> Path:
+        return self.folder / "path_checks" / f"{name}.json"
 
     def artefact(self, variant: str) -> Path:
         return self.folder / "compiled" / variant / "manifest.json"
@@ -64,6 +72,7 @@ class Results:
             "config": self.config,
             "prompts": Path(self.config["evaluation"]["prompts"]),
             "evaluations": sorted(self.folder.glob("evaluations/*/*.json")),
+            "checks": sorted(self.folder.glob("path_checks/*.json")),
             "artefacts": sorted(self.folder.glob("compiled/*/manifest.json")),
             "kernel_tests": sorted(self.folder.glob("kernel_tests/*.json")),
             "model_manifest": self.model_manifest,
@@ -76,11 +85,7 @@ def make(folder: Path, backend: str = "simulator") -> Results:
     prompts_file = folder / "prompts.txt"
     prompts_file.write_text("the first prompt\n\nthe second prompt\n")
     results = Results(folder, _config(folder, prompts_file) | {"backend": backend})
-    architecture = {
-        "num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 8,
-        "norm_topk_prob": True,
-    }  # fmt: skip
-    write_json(folder / "model" / "config.json", architecture)
+    write_json(folder / "model" / "config.json", CONFIG)
     files = {
         "config.json": {
             "sha256": sha256_file(folder / "model" / "config.json"),
@@ -105,9 +110,23 @@ def make(folder: Path, backend: str = "simulator") -> Results:
         for prompt in load_prompts(prompts_file):
             evaluation = _evaluation(variant, prompt, manifest["sha256"], artefact["key"])
             if backend == "neuron":
-                _make_measured(evaluation, architecture)
+                _make_measured(evaluation, CONFIG)
             write_json(results.evaluation(variant, prompt.id), evaluation)
+    for check in path_checks(results.config):
+        write_json(results.check(check.name), _check(check, prompts_file, manifest["sha256"]))
     return results
+
+
+def _check(check: Check, prompts_file: Path, model: str) -> dict[str, Any]:
+    settings = CompileSettings(dtype=check.torch_dtype)
+    key = sha256_json(artefact_inputs("nki", model, settings))
+    evaluation = _evaluation("nki", load_prompts(prompts_file)[CHECKED_PROMPT], model, key)
+    evaluation["kernel_path"] = check.kernel_path
+    evaluation["settings"] |= {
+        "dtype": check.torch_dtype, "max_new_tokens": CHECKED_TOKENS, "warmup_runs": 0,
+        "timed_runs": 1,
+    }  # fmt: skip
+    return evaluation
 
 
 def _config(folder: Path, prompts_file: Path) -> dict[str, Any]:
@@ -117,7 +136,9 @@ def _config(folder: Path, prompts_file: Path) -> dict[str, Any]:
         },
         "backend": "simulator",
         "platform_target": "trn2",
-        "model": {"path": str(folder / "model"), "dtype": "float32", "seed": 0},
+        "model": {
+            "path": str(folder / "model"), "dtype": "float32", "kernel_path": "fused", "seed": 0,
+        },
         "evaluation": {
             "prompts": str(prompts_file),
             **{key: value for key, value in SETTINGS.items() if key != "dtype"},
@@ -171,6 +192,14 @@ def _evaluation(variant: str, prompt: Prompt, model: str, artefact_key: str) -> 
         phase: dict(LAUNCHES)
         for phase in ("prefill", "decode_step", "expected_prefill", "expected_decode_step")
     }
+    useful = useful_macs(Architecture.from_config(CONFIG), 3)
+    step = useful_macs(Architecture.from_config(CONFIG), 1, seen=3)
+    evaluation["kernel_path"] = "fused"
+    evaluation["coverage"] = {
+        "prefill": coverage(useful, {"qkv_prefill": 2 * useful["qkv"]}, 3, 128),
+        "decode_step": coverage(step, {"decoder_stack": 2 * sum(step.values())}, 1, 1),
+    }
+    evaluation["drift"] = drift(np.ones((2, 2, 4)), np.full((2, 2, 4), 1.25), "float32")
     evaluation["fallbacks"] = []
     evaluation["inputs"]["baseline_logits_sha256"] = logits_sha256
     return evaluation
@@ -187,9 +216,13 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
     }  # fmt: skip
     if variant == "nki":
         evaluation["launches"] = {"source": "graphs"} | {
-            phase: expected_launches(architecture, named, final_norm_fused=False)
-            for phase, named in (("prefill", "prefill"), ("decode_step", "decode"))
+            "prefill": expected_launches(architecture, "prefill", "rows", final_norm_fused=False),
+            "decode_step": expected_launches(
+                architecture, "decode", "rows", final_norm_fused=False
+            ),
         }
+        for key in ("kernel_path", "coverage", "drift"):
+            del evaluation[key]
 
 
 def _kernel_test(name: str) -> dict[str, Any]:

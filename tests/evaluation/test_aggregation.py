@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evaluation import aggregation, artefact
+from evaluation.checks import path_checks
 from evaluation.freshness import StaleInput
 from evaluation.records import RecordError, validate
 from evaluation.scoring import CURRENT_FORMULA
@@ -202,10 +203,12 @@ def test_a_model_that_is_not_the_manifests_is_refused(results: Results) -> None:
 
 
 def test_a_kernel_that_was_never_launched_fails_the_build(results: Results) -> None:
-    for prompt in (0, 1):
-        for phase in ("decode_step", "expected_decode_step"):
-            results.change(results.evaluation("nki", prompt), f"launches>{phase}>rope", 0)
-    with pytest.raises(RecordError, match=r"launches\.decode_step: every kernel is launched"):
+    runs = [results.evaluation("nki", prompt) for prompt in (0, 1)]
+    runs += [results.check(check.name) for check in path_checks(results.config)]
+    for run in runs:
+        for phase in ("prefill", "expected_prefill", "decode_step", "expected_decode_step"):
+            results.change(run, f"launches>{phase}>rope", 0)
+    with pytest.raises(RecordError, match=r"launches: every kernel is launched"):
         results.record()
 
 

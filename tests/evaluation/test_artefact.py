@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model.launches import expected_launches
 
 from evaluation import artefact
 from evaluation.artefact import (
@@ -21,7 +22,6 @@ from evaluation.artefact import (
 from evaluation.files import write_json
 from evaluation.shapes import QWEN3_30B_A3B, Architecture, Trace, traces_of
 from kernels.specs import SPECS
-from model.launches import expected_launches
 
 MANIFEST = {"sha256": "1" * 64}
 SETTINGS = CompileSettings()

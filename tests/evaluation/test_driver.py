@@ -33,6 +33,9 @@ class Perturbed:
     def decode(self, token: int) -> torch.Tensor:
         return self._perturb(self._model.decode(token))
 
+    def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
+        return self._model.hidden_states(input_ids, token)
+
     def _perturb(self, logits: torch.Tensor) -> torch.Tensor:
         return logits + self._error * torch.cos(torch.arange(len(logits)))
 
@@ -44,7 +47,7 @@ class Loader:
         self.error = error
         self.loaded: list[tuple[str, Perturbed]] = []
 
-    def __call__(self, variant: str, model_path: Path, dtype: str) -> Perturbed:
+    def __call__(self, variant: str, model_path: Path, dtype: str, kernels: str) -> Perturbed:
         model = Perturbed(model_path, dtype, self.error if variant == "nki" else 0.0)
         self.loaded.append((variant, model))
         return model
@@ -84,7 +87,7 @@ def prompts_file(tmp_path: Path) -> Path:
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel is traced or expected: the models here have none."""
     monkeypatch.setattr("evaluation.artefact.traces_of", lambda architecture: [])
-    monkeypatch.setattr("model.launches.expected_launches", lambda config, phase: {})
+    monkeypatch.setattr("model.plan.expected_launches", lambda config, phase, path: {})
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +245,7 @@ def test_fallbacks_are_told_with_their_reason(run: Run, capsys) -> None:
     from model import dispatch
 
     class FallingBack(Loader):
-        def __call__(self, variant: str, model_path: Path, dtype: str) -> Perturbed:
+        def __call__(self, variant: str, model_path: Path, dtype: str, kernels: str) -> Perturbed:
             model = super().__call__(variant, model_path, dtype)
             model.prefill = self.without_kernel(model.prefill)  # type: ignore[method-assign]
             return model

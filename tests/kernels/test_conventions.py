@@ -187,7 +187,7 @@ def test_docstring_describes_every_argument(spec: KernelSpec) -> None:
         line = re.search(rf"(?:Args:)?\s+{argument.arg}\s+(.*)", described)
         assert line, f"{argument.arg} is not described"
         tensor = re.search(r"\[.+\]\s+.*(float32|int32|dtype of).*\s+HBM", line[1])
-        constant = re.search(r"Python (float|int|string)|string \"", line[1])
+        constant = re.search(r"Python (float|int|bool|string)|string \"", line[1])
         assert tensor or constant, f"{argument.arg}: shape, dtype and memory, or kind of constant"
     returned = docstring[docstring.index("Returns:") : docstring.index("Tiling:")]
     assert "shared HBM" in returned

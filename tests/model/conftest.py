@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,14 +37,15 @@ def reference(checkpoint: Path) -> baseline.Baseline:
 
 
 @pytest.fixture(scope="session")
-def shared_model(checkpoint: Path) -> qwen_cpu.Qwen3MoeCPU:
-    return qwen_cpu.load(checkpoint, "float32")
+def models(checkpoint: Path) -> dict[str, Any]:
+    """The model with kernels in float32 by kernel path; tests that change one load their own."""
 
+    class Loaded(dict[str, Any]):
+        def __missing__(self, path: str) -> Any:
+            self[path] = qwen_cpu.load(checkpoint, "float32", path)
+            return self[path]
 
-@pytest.fixture
-def model(shared_model: qwen_cpu.Qwen3MoeCPU) -> qwen_cpu.Qwen3MoeCPU:
-    """The model with kernels in float32; tests that change it load their own."""
-    return shared_model
+    return Loaded()
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,12 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
+from evaluation.checks import CHECKED_PROMPT, CHECKED_TOKENS, path_checks
 from workflow.config import complete, record_of
 from workflow.interpreter import model_python, sdk_versions
 from workflow.preflight import PreflightError, require, require_health
 from workflow.project import (
+    check_files,
     content_sha256,
     driver_files,
     environment,
@@ -58,13 +60,14 @@ ON_DEVICE = BACKEND == "neuron"
 MODEL_PYTHON = model_python(BACKEND, config["neuron"]["python"])
 
 # Flags of main.py. Each rule carries, as `params`, those that its result depends on; no others can rerun it.
-MODEL_FLAGS = flags(
+PLACE_FLAGS = flags(
     backend=BACKEND,
     platform_target=config["platform_target"],
     model_path=config["model"]["path"],
     model_manifest=MODEL_MANIFEST,
-    torch_dtype=config["model"]["dtype"],
 )
+MODEL_FLAGS = f"{PLACE_FLAGS} {flags(torch_dtype=config['model']['dtype'])}"
+KERNEL_FLAGS = flags(kernel_path=config["model"]["kernel_path"])
 EVALUATION_FLAGS = flags(
     seq_len=config["evaluation"]["sequence_length"],
     max_new_tokens=config["evaluation"]["max_new_tokens"],
@@ -91,6 +94,15 @@ DOCTOR_FLAGS = flags(
 )
 EVALUATIONS = ("evaluate_baseline", "evaluate_nki")
 
+CHECKS = {check.name: check for check in path_checks(config)}
+CHECK_FLAGS = flags(
+    prompt_id=CHECKED_PROMPT,
+    seq_len=config["evaluation"]["sequence_length"],
+    max_new_tokens=CHECKED_TOKENS,
+    warmup_runs=0,
+    timed_runs=1,
+    seed=config["evaluation"]["seed"],
+)
 # What was measured with other versions of these packages is stale.
 VERSIONS = environment()
 SDK = sdk_versions(MODEL_PYTHON) if ON_DEVICE else {}
@@ -126,6 +138,7 @@ wildcard_constraints:
     kernel="|".join(KERNELS),
     prompt="|".join(PROMPTS),
     figure="|".join(FIGURES),
+    check="|".join(CHECKS),
 
 
 def preflight(dag):

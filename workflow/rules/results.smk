@@ -6,6 +6,7 @@ rule aggregate_results:
             variant=VARIANTS,
             prompt=PROMPTS,
         ),
+        checks=expand("results/path_checks/{check}.json", check=CHECKS),
         artefacts=expand("results/compiled/{variant}/manifest.json", variant=VARIANTS),
         kernel_tests=expand("results/kernel_tests/{kernel}.json", kernel=KERNELS),
         model=MODEL_MANIFEST,
@@ -26,5 +27,5 @@ rule aggregate_results:
         "Collecting the record"
     shell:
         '"$PYTHON" -m workflow.scripts.aggregate_results --config {params.config:q} --prompts {input.prompts:q}'
-        " --evaluations {input.evaluations} --artefacts {input.artefacts} --kernel-tests {input.kernel_tests}"
+        " --evaluations {input.evaluations} --checks {input.checks} --artefacts {input.artefacts} --kernel-tests {input.kernel_tests}"
         " --model-manifest {input.model} --output {output.record} > {log} 2>&1"

@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", type=json.loads, required=True, help="configuration, as JSON")
     parser.add_argument("--prompts", type=Path, required=True, help="prompts file")
     parser.add_argument("--evaluations", type=Path, nargs="+", required=True, help="evaluations")
+    parser.add_argument("--checks", type=Path, nargs="*", required=True, help="of kernel paths")
     parser.add_argument("--artefacts", type=Path, nargs="+", required=True, help="their manifests")
     parser.add_argument("--kernel-tests", type=Path, nargs="+", required=True, help="test results")
     parser.add_argument("--model-manifest", type=Path, required=True, help="the checkpoint's")

@@ -11,7 +11,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import (
 )
 
 from model import dispatch
-from model.layers import (
+from model.row_layers import (
     NKIAddRMSNorm,
     NKIRMSNorm,
     NKIRouter,
