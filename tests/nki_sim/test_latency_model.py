@@ -7,12 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import nki
+import nki.collectives as ncc
 import nki.isa as nisa
 import nki.language as nl
+import numpy as np
 import pytest
 import yaml
 
 import nki_sim
+from nki_sim import ranks
 from nki_sim.cli import main
 from nki_sim.latency import HardwareError, hardware, load, predict
 from nki_sim.placeholders import Placeholder
@@ -292,6 +295,23 @@ def test_cores_meet() -> None:
     ends = [found.timing.end[n] for n, e in enumerate(found.plan.events) if e.opcode == "sendrecv"]
     assert ends[0] == ends[1] and min(starts) >= 40 * 512 / 0.96
     assert set(found.occupancy) >= {"vector of core 0", "vector of core 1"}
+
+
+def test_a_collective_takes_its_latency_on_every_rank() -> None:
+    def reduced(x):
+        mine, total = (nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.private_hbm) for _ in range(2))
+        nisa.dma_copy(dst=mine, src=x)
+        group = ncc.ReplicaGroup([[0, 1]])
+        ncc.all_reduce(srcs=[mine], dsts=[total], op=nl.add, replica_group=group)
+        nisa.dma_copy(dst=mine, src=total)
+
+    kernel, x = nki.jit(reduced), np.ones((1, 2048), np.float32)
+    with nki_sim.record() as recording:
+        ranks.run(kernel, ranks=2, arguments=[(x,)] * 2)
+    for launch in recording.launches:
+        path = predict(launch, "trn2").path
+        assert [step.opcode for step in path] == ["dma_copy", "all_reduce", "dma_copy"]
+        assert 9.5 < path[1].time_us < 10.0
 
 
 def test_stated_dependencies_are_kept() -> None:
