@@ -286,9 +286,18 @@ def router_prefill(
 
 
 def _experts(
-    x: Array, weights: Array, experts: Array, w_gate_up: Array, w_down: Array, rounding: str
+    x: Array,
+    weights: Array,
+    experts: Array,
+    w_gate_up: Array,
+    w_down: Array,
+    rounding: str,
+    folded: bool,
 ) -> Array:
-    """Weighted sum [tokens, H] of the chosen experts' SwiGLU of x [tokens, H]; see the callers."""
+    """Weighted sum [tokens, H] of the chosen experts' SwiGLU of x [tokens, H]; see the callers.
+
+    `folded`: shares go into the operand of the last product, not onto its result.
+    """
     inner, operand = _inner(x.dtype, rounding), _to(x.dtype)
     total = np.zeros(x.shape)
     for expert in np.unique(experts):
@@ -298,10 +307,10 @@ def _experts(
         )
         activated = inner(inner(gate / (1.0 + np.exp(-gate))) * up)
         share, down = _wide(weights[tokens, ranks])[:, None], _wide(unpack_linear(w_down[expert]))
-        if rounding == "fused":  # shares go into the operand, so that sums stay in fp32
+        if folded:
             total[tokens] += operand(activated * share) @ down.T
         else:
-            total[tokens] += inner(inner(activated @ down.T) * share)
+            total[tokens] += inner(inner(operand(activated) @ down.T) * share)
     return total
 
 
@@ -317,8 +326,11 @@ def experts_decode(
 
     x [T, H]; weights [T, 8] float32; experts [T, 8] uint32; w_gate_up [E, P, J, 2 I], gate before
     up; w_down [E, P', J', H] over I. Returns [T, H], this rank's part of the sum.
+
+    Fused, a share goes into the activated products, so that one sum runs over all experts.
     """
-    return _experts(x, weights, experts, w_gate_up, w_down, rounding).astype(x.dtype)
+    folded = rounding == "fused"
+    return _experts(x, weights, experts, w_gate_up, w_down, rounding, folded).astype(x.dtype)
 
 
 def experts_prefill(
@@ -332,11 +344,13 @@ def experts_prefill(
 ) -> Array:
     """As `experts_decode`, of a prompt of `length` [1, 1] int32 tokens, padded to S on the right.
 
-    Padding is sent to no expert: its rows of the result are zero.
+    Padding is sent to no expert: its rows of the result are zero. Shares multiply the experts'
+    outputs, fused too: these lie by expert, and the shares by token, until they are summed.
     """
     real = int(length[0, 0])
     out = np.zeros(x.shape, dtype=x.dtype)
-    out[:real] = _experts(x[:real], weights[:real], experts[:real], w_gate_up, w_down, rounding)
+    chosen = (x[:real], weights[:real], experts[:real])
+    out[:real] = _experts(*chosen, w_gate_up, w_down, rounding, folded=False)
     return out
 
 

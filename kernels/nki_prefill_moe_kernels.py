@@ -259,7 +259,10 @@ def activated_rows(columns, gate_up, rounding):
 
 
 def multiply_rows(dst, columns, weight):
-    """dst [B, N] = columns [P, J, B] by weight [P, J, N]; the columns are stationary."""
+    """dst [B, N] = columns [P, J, B] by weight [P, J, N]; the columns are stationary.
+
+    VE and ACT evacuate by turns: one alone would take nearly as long as the products.
+    """
     _count, pieces, slots = columns.shape
     length = weight.shape[2]
     for first in range(0, length, BANK):
@@ -271,7 +274,12 @@ def multiply_rows(dst, columns, weight):
                 stationary=columns[:, piece, :],
                 moving=weight[:, piece, first:last],
             )
-        nisa.tensor_copy(dst=dst[:, first:last], src=product)
+        turn = first // BANK % 2
+        nisa.tensor_copy(
+            dst=dst[:, first:last],
+            src=product,
+            engine=nisa.engine.vector if turn == 0 else nisa.engine.scalar,
+        )
 
 
 def compute_block(buffer, outputs, identity_tile, rounding):
@@ -326,7 +334,8 @@ def sum_experts(out, outputs, weights, length_column, rounding):
     """out [S, H] = sum over k of weights[:, k] * outputs [8 S, H]; zero past the prompt's end.
 
     Each core sums one half of the columns of all tokens. The rows of a token's 8 pairs are gathered
-    into zeros; those of padding, which nobody has written, are skipped.
+    into zeros, which GpSimd has written meanwhile; those of padding, which nobody has written, are
+    skipped.
     """
     tokens, hidden = out.shape
     share = hidden // nl.num_programs(0)
@@ -349,7 +358,7 @@ def sum_experts(out, outputs, weights, length_column, rounding):
         for column in range(0, share, SUM_COLUMNS):
             columns = min(SUM_COLUMNS, share - column)
             rows = nl.ndarray((lines, CHOSEN * columns), dtype=outputs.dtype, buffer=nl.sbuf)
-            nisa.memset(dst=rows, value=0.0)
+            nisa.memset(dst=rows, value=0.0, engine=nisa.engine.gpsimd)
             nisa.dma_copy(
                 dst=rows,
                 src=by_token.ap(
@@ -403,8 +412,9 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
                  weights by dynamic address (two DMAs, one long run per partition), the tokens'
                  rows by indirect DMA, one block ahead of the compute. PE: J transposes, J products
                  of [P, B] by [P, 2 I], J' transposes, J' H / 512 products of [P', B] by [P', 512].
-                 ACT: silu. VE: evacuations, the product, the choice of the next block. DMA: rows of
-                 results scattered to their pairs. At the end, VE: the weighted sum.
+                 ACT: silu, half of the evacuations. VE: the other half, the product, the choice of
+                 the next block. DMA: rows of results scattered to their pairs. At the end, VE: the
+                 weighted sum.
     Bound:       HBM: the weights of every expert with a token once (twice where it has more than
                  B), and 16 S H fp32 elements written and read between blocks and sum
     Numerics:    sums in fp32. fused: activated products alone are rounded to the dtype of x, as

@@ -25,6 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
     "int32": np.dtype(np.int32),
+    "uint32": np.dtype(np.uint32),
 }
 EPS = 1e-6  # rms_norm_eps of Qwen3-30B-A3B
 
