@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from evaluation.files import (
     write_atomically,
     write_json,
 )
+from evaluation.models import DeviceModel, Graphs, Model, Timed
 from evaluation.prompts import Prompt
 from evaluation.provenance import provenance, variant_sources
 
@@ -52,49 +53,6 @@ _DECISIVE_SETTINGS = ("sequence_length", "max_new_tokens", "dtype", "seed")
 
 class EvaluationError(RuntimeError):
     """An evaluation that cannot be made, or whose outcome cannot be trusted."""
-
-
-class Model(Protocol):
-    """What `load` of model/baseline.py and of model/qwen_cpu.py returns."""
-
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        new_tokens: int,
-        forced_tokens: torch.Tensor | None = None,
-    ) -> Generation:
-        """Generate greedily; the token fed at step i + 1 is forced_tokens[i] where given."""
-
-
-class Timed(Protocol):
-    """A timed generation: tokens [N], seconds of the prefill and of each decode step."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
-
-    @property
-    def prefill_s(self) -> float: ...
-
-    @property
-    def decode_s(self) -> list[float]: ...
-
-
-class DeviceModel(Model, Protocol):
-    """A model on a device, whose logits cost time to fetch and are left out of timed runs."""
-
-    def generate_timed(self, input_ids: torch.Tensor, new_tokens: int) -> Timed:
-        """Generate greedily; no logits."""
-
-
-class Graphs(Protocol):
-    """The compiled graphs of a device, which tell what the run itself cannot."""
-
-    def describe(self, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
-        """Return "launches", "fallbacks", "mac_ratio" and "device" of an evaluation."""
-
-
-LoadModel = Callable[[str, Path, str], Any]
-"""(variant, model path, dtype) -> model with `prefill` and `decode` (`model.generation.Steps`)."""
 
 
 @dataclass(frozen=True)

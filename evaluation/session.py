@@ -12,8 +12,8 @@ from evaluation.accuracy import CHALLENGE_TOLERANCES
 from evaluation.backends import Backend, DriverError
 from evaluation.commandline import MAKE_MODEL, Options
 from evaluation.console import Progress
-from evaluation.evaluate import Model
 from evaluation.flags import GENERATE
+from evaluation.models import Model
 from evaluation.prompts import Prompt, load_prompts
 
 if TYPE_CHECKING:
