@@ -12,9 +12,9 @@ import numpy as np
 
 from evaluation import artefact, neuron, neuron_artefact, sdk
 from evaluation.commandline import Options
-from evaluation.evaluate import Graphs, LoadModel, Model
 from evaluation.files import FileError, read_json
 from evaluation.flags import COMPILE, NEURON, SIMULATOR
+from evaluation.models import Graphs, LoadModel, Model
 from evaluation.neuron_graphs import CompiledGraphs
 from evaluation.provenance import nki_version
 

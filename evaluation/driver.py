@@ -21,7 +21,6 @@ from evaluation.accuracy import AccuracyReport, compare_logits
 from evaluation.backends import DriverError, prepare
 from evaluation.commandline import DONE, FAILED, INTERRUPTED, Options, explain_absence, parse
 from evaluation.console import Progress, accuracy_table, evaluation_table
-from evaluation.evaluate import LoadModel, Model
 from evaluation.files import FileError, read_json, sha256_json
 from evaluation.flags import (
     COMPILE,
@@ -32,6 +31,7 @@ from evaluation.flags import (
     NEURON,
     VALIDATE,
 )
+from evaluation.models import LoadModel, Model
 from evaluation.notes import device_notes, fallback_note, simulator_notes
 from evaluation.own_process import evaluate_baseline
 from evaluation.prompts import Prompt

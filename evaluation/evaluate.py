@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from evaluation.files import (
     write_json,
 )
 from evaluation.launches import Launches, check_runs, counted, step_account
+from evaluation.models import DeviceModel, Graphs, Model, SimulatedModel, Timed
 from evaluation.prompts import Prompt
 from evaluation.provenance import provenance, variant_sources
 
@@ -50,62 +51,6 @@ DEVICE_TIME = (
 
 _DECISIVE_SETTINGS = ("sequence_length", "max_new_tokens", "dtype", "seed")
 """Settings that decide the tokens, beside the model and the prompt."""
-
-
-class Model(Protocol):
-    """What every backend loads."""
-
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        new_tokens: int,
-        forced_tokens: torch.Tensor | None = None,
-    ) -> Generation:
-        """Generate greedily; the token fed at step i + 1 is forced_tokens[i] where given."""
-
-
-class SimulatedModel(Model, Protocol):
-    """What `load` of model/baseline.py and of model/qwen_cpu.py returns."""
-
-    def prefill(self, input_ids: torch.Tensor, capacity: int) -> torch.Tensor:
-        """Read the prompt [S]; logits [V] after it."""
-
-    def decode(self, token: int) -> torch.Tensor:
-        """Read one more token; logits [V] after it."""
-
-    def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
-        """float32 [2, L, H] after each layer: the prompt's last token, and `token` behind it."""
-
-
-class Timed(Protocol):
-    """A timed generation: tokens [N], seconds of the prefill and of each decode step."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
-
-    @property
-    def prefill_s(self) -> float: ...
-
-    @property
-    def decode_s(self) -> list[float]: ...
-
-
-class DeviceModel(Model, Protocol):
-    """A model on a device, whose logits cost time to fetch and are left out of timed runs."""
-
-    def generate_timed(self, input_ids: torch.Tensor, new_tokens: int) -> Timed:
-        """Generate greedily; no logits."""
-
-
-class Graphs(Protocol):
-    """The compiled graphs of a device, which tell what the run itself cannot."""
-
-    def describe(self, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
-        """Return "launches", "fallbacks", "mac_ratio" and "device" of an evaluation."""
-
-
-LoadModel = Callable[[str, Path, str, str], Any]
-"""(variant, model path, dtype, kernel path) -> `SimulatedModel`."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +104,8 @@ class Rule:
 class Reference:
     """What the baseline gave for a prompt: tokens [N], logits [N, vocabulary]; their file's hash.
 
-    states: [2, L, H], hidden states after each layer, see `SimulatedModel.hidden_states`; None of a
-        device, which cannot tell them.
+    states: [2, L, H], hidden states after each layer (`models.SimulatedModel.hidden_states`); None
+        of a device, which cannot tell them.
     """
 
     tokens: NDArray[np.int64]

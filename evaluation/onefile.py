@@ -14,24 +14,25 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation import scopes
 from evaluation.files import sha256_bytes
+from evaluation.onefile_sources import (
+    WIDTH,
+    Module,
+    OneFileError,
+    collect,
+    from_lines,
+    resolve,
+)
 from evaluation.scopes import Imported, Reference
 
-ENTRY, SPECS = "model.qwen_with_nki", "kernels.specs"
+__all__ = ["ENTRY", "FILE_NAME", "OneFile", "OneFileError", "Part", "bundle"]
+
+ENTRY = "model.qwen_with_nki"
 FILE_NAME = "qwen_with_nki.py"
-_PACKAGES = ("model", "kernels")
-_WIDTH = 100
-_GENERATED = "kernels/specs.py (reduced to what the model asks for)"
-
-
-class OneFileError(RuntimeError):
-    """Sources that cannot be laid into one file; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def bundle(root: Path, commit: str | None, entry: str = ENTRY) -> OneFile:
     `commit` is stated in the header. OneFileError for what cannot be laid together without a
     change of meaning: star imports, modules used as values, one name for two outside things.
     """
-    modules = _collect(root, entry)
+    modules = collect(root, entry)
     names = _final_names(modules, entry)
     bodies = [_Edits(module, modules, names).body(module.name == entry) for module in modules]
     imports = _import_lines(modules)
@@ -72,138 +73,13 @@ def bundle(root: Path, commit: str | None, entry: str = ENTRY) -> OneFile:
     return OneFile(text, parts)
 
 
-@dataclass
-class _Module:
-    """A module of this project: its source, and what its top level binds."""
-
-    name: str
-    file: str
-    source: bytes
-    tree: ast.Module = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tree = ast.parse(self.source, filename=self.file)
-
-    @property
-    def stem(self) -> str:
-        return self.name.rpartition(".")[2]
-
-    @cached_property
-    def bound(self) -> dict[str, Imported | None]:
-        """Names of the top level; what is imported from this project with its origin."""
-        return scopes.bound_names(self.tree.body, _resolve)
-
-    @cached_property
-    def outside(self) -> dict[str, str]:
-        """Names that the top level imports from elsewhere, each with what it is."""
-        found = {}
-        for node in self.tree.body:
-            if isinstance(node, (ast.Import, ast.ImportFrom)) and not _resolve(node):
-                module = node.module if isinstance(node, ast.ImportFrom) else ""
-                for alias in node.names:
-                    bound = alias.asname or alias.name.split(".")[0]
-                    found[bound] = f"{module}:{alias.name}:{alias.asname or ''}"
-        return found
-
-    @cached_property
-    def references(self) -> list[Reference]:
-        return scopes.references(self.tree, _resolve)
-
-    def defines(self, name: str) -> bool:
-        """Whether the module itself defines a name, not an import."""
-        return name in self.bound and self.bound[name] is None and name not in self.outside
-
-
-def _collect(root: Path, entry: str) -> list[_Module]:
-    """Return the modules, each behind those that it imports; the entry is the last."""
-    found: dict[str, _Module] = {}
-    order: list[_Module] = []
-
-    def add(name: str) -> None:
-        if name in found:
-            return
-        file = root.joinpath(*name.split(".")).with_suffix(".py")
-        if not file.is_file():
-            raise OneFileError(f"{name}: there is no {file}")
-        source = _reduced_specs() if name == SPECS else file.read_bytes()
-        shown = _GENERATED if name == SPECS else file.relative_to(root).as_posix()
-        found[name] = module = _Module(name, shown, source)
-        for node in ast.walk(module.tree):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                for imported in _resolve(node).values():
-                    add(imported.module)
-        order.append(module)
-
-    add(entry)
-    return order
-
-
-def _resolve(node: ast.stmt) -> dict[str, Imported]:
-    """Return what an import statement binds of this project; empty for one from elsewhere."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            if alias.name.split(".")[0] in _PACKAGES and alias.asname is None:
-                raise OneFileError(
-                    f"line {node.lineno}: `import {alias.name}` uses the module as a value; write "
-                    f"`from ... import ...`"
-                )
-        ours = [a for a in node.names if a.name.split(".")[0] in _PACKAGES]
-        return {str(a.asname): Imported(a.name) for a in ours}
-    if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] not in _PACKAGES:
-        return {}
-    module = str(node.module)
-    if any(alias.name == "*" for alias in node.names):
-        raise OneFileError(f"line {node.lineno}: `from {module} import *` hides what is meant")
-    if "." in module:
-        return {a.asname or a.name: Imported(module, a.name) for a in node.names}
-    return {a.asname or a.name: Imported(f"{module}.{a.name}") for a in node.names}
-
-
-def _reduced_specs() -> bytes:
-    """Return the table of kernels that stands in for kernels/specs.py."""
-    from kernels.specs import SPECS as table
-
-    modules: dict[str, list[str]] = {}
-    for spec in table.values():
-        modules.setdefault(f"kernels.{Path(spec.file).stem}", []).append(spec.function)
-    imports = [line for m in sorted(modules) for line in _from(m, sorted(set(modules[m])))]
-    rows = [
-        f"    {spec.name!r}: KernelSpec({spec.name!r}, {spec.dtypes!r}, {spec.function}),"
-        for spec in table.values()
-    ]
-    lines = [
-        '"""The kernels by name."""',
-        "from collections.abc import Callable",
-        "from typing import Any, NamedTuple",
-        *imports,
-        "",
-        "",
-        "class KernelSpec(NamedTuple):",
-        '    """A kernel: its name, the dtypes of its main argument, and its function."""',
-        "",
-        "    name: str",
-        "    dtypes: tuple[str, ...]",
-        "    kernel: Callable[..., Any]",
-        "",
-        "    def load(self) -> Callable[..., Any]:",
-        '        """The kernel itself."""',
-        "        return self.kernel",
-        "",
-        "",
-        "SPECS: dict[str, KernelSpec] = {",
-        *rows,
-        "}",
-    ]
-    return ("\n".join(lines) + "\n").encode()
-
-
 # Names ----------------------------------------------------------------------------------------
 
 Key = tuple[str, str]
 """(module, name) of a definition."""
 
 
-def _final_names(modules: Sequence[_Module], entry: str) -> dict[Key, str]:
+def _final_names(modules: Sequence[Module], entry: str) -> dict[Key, str]:
     """Return the name that each definition has in the file: its own, unless that would clash."""
     taken = {name for module in modules for name in re.findall(r"\w+", module.source.decode())}
     meant = _meanings(modules)
@@ -224,7 +100,7 @@ def _final_names(modules: Sequence[_Module], entry: str) -> dict[Key, str]:
     return final
 
 
-def _meanings(modules: Sequence[_Module]) -> dict[str, set[str]]:
+def _meanings(modules: Sequence[Module]) -> dict[str, set[str]]:
     """Return, for each name at some top level, all the things that it means in some module."""
     meant: dict[str, set[str]] = {}
     for module in modules:
@@ -241,7 +117,7 @@ def _meanings(modules: Sequence[_Module]) -> dict[str, set[str]]:
     return meant
 
 
-def _captured(modules: Sequence[_Module]) -> set[Key]:
+def _captured(modules: Sequence[Module]) -> set[Key]:
     """Return the definitions that are used, from another name, where their own name is local."""
     by_name = {module.name: module for module in modules}
     found = set()
@@ -276,7 +152,7 @@ def _free_name(stem: str, name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _target(reference: Reference, module: _Module, modules: Mapping[str, _Module]) -> Key | None:
+def _target(reference: Reference, module: Module, modules: Mapping[str, Module]) -> Key | None:
     """Return the definition that a reference means; None for something from outside.
 
     OneFileError for a module that is used as a value, and for a name that a module does not have.
@@ -310,9 +186,7 @@ def _target(reference: Reference, module: _Module, modules: Mapping[str, _Module
 class _Edits:
     """The edits that turn a module's source into its part of the file."""
 
-    def __init__(
-        self, module: _Module, modules: Sequence[_Module], names: Mapping[Key, str]
-    ) -> None:
+    def __init__(self, module: Module, modules: Sequence[Module], names: Mapping[Key, str]) -> None:
         self._module = module
         self._by_name = {m.name: m for m in modules}
         self._names = names
@@ -335,7 +209,7 @@ class _Edits:
     def _drop_statements(self, body: Sequence[ast.stmt], is_entry: bool, top: bool) -> None:
         for node in body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                if top or _resolve(node):
+                if top or resolve(node):
                     self._drop(node, keep_block=not top)
             elif top and not is_entry and _assigns(node, "__all__"):
                 self._drop(node, keep_block=False)
@@ -404,11 +278,11 @@ def _is_docstring(node: ast.stmt) -> bool:
     )
 
 
-def _docstring(module: _Module) -> str:
+def _docstring(module: Module) -> str:
     return ast.get_docstring(module.tree, clean=False) or "The model with NKI kernels."
 
 
-def _import_lines(modules: Sequence[_Module]) -> list[str]:
+def _import_lines(modules: Sequence[Module]) -> list[str]:
     """Return the imports from outside that the modules' top levels make, each once, sorted."""
     plain: set[str] = set()
     members: dict[str, set[str]] = {}
@@ -423,21 +297,14 @@ def _import_lines(modules: Sequence[_Module]) -> list[str]:
             else:
                 plain.add(shown)
     lines = [f"import {name}" for name in sorted(plain)]
-    return lines + [line for m in sorted(members) for line in _from(m, sorted(members[m]))]
-
-
-def _from(module: str, names: Sequence[str]) -> list[str]:
-    line = f"from {module} import {', '.join(names)}"
-    if len(line) <= _WIDTH:
-        return [line]
-    return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
+    return lines + [line for m in sorted(members) for line in from_lines(m, sorted(members[m]))]
 
 
 def _rule(file: str) -> str:
-    return f"# ---- {file} ".ljust(_WIDTH, "-")
+    return f"# ---- {file} ".ljust(WIDTH, "-")
 
 
-def _place(modules: Sequence[_Module], bodies: Sequence[str], first: int) -> tuple[Part, ...]:
+def _place(modules: Sequence[Module], bodies: Sequence[str], first: int) -> tuple[Part, ...]:
     """Return the source map: where each body lies when `first` is the line behind the imports."""
     parts, line = [], first
     for module, body in zip(modules, bodies, strict=True):
@@ -447,7 +314,7 @@ def _place(modules: Sequence[_Module], bodies: Sequence[str], first: int) -> tup
     return tuple(parts)
 
 
-def _header_lines(modules: Sequence[_Module]) -> int:
+def _header_lines(modules: Sequence[Module]) -> int:
     return 5 + len(modules)
 
 

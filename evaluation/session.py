@@ -12,8 +12,8 @@ from evaluation.accuracy import CHALLENGE_TOLERANCES
 from evaluation.backends import Backend, DriverError
 from evaluation.commandline import MAKE_MODEL, Options
 from evaluation.console import Progress
-from evaluation.evaluate import Model, SimulatedModel
 from evaluation.flags import GENERATE
+from evaluation.models import Model, SimulatedModel
 from evaluation.prompts import Prompt, load_prompts
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Telling:
         return logits
 
     def hidden_states(self, input_ids: torch.Tensor, token: int) -> torch.Tensor:
-        """See `evaluation.evaluate.SimulatedModel`."""
+        """See `evaluation.models.SimulatedModel`."""
         return self._model.hidden_states(input_ids, token)
 
 
