@@ -93,7 +93,9 @@ def test_the_baseline_depends_on_no_kernel() -> None:
 
 def test_the_nki_variant_depends_on_kernels_and_layers() -> None:
     sources = variant_sources("nki")
-    assert {"model/qwen_cpu.py", "model/layers.py"} <= sources["model_code"].keys()
+    assert {"model/qwen_cpu.py", "model/layers.py", "model/qwen_rows.py"} <= sources[
+        "model_code"
+    ].keys()
     assert {"kernels/nki_custom_rmsnorm.py", "kernels/nki_common.py"} <= sources["kernels"].keys()
     assert "model/baseline.py" not in sources["model_code"]
 

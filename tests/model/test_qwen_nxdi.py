@@ -15,7 +15,6 @@ from typing import Any
 import nxdi_double
 import pytest
 import torch
-from model.launches import expected_launches
 from nxdi_models import (
     CAPACITY,
     build,
@@ -31,6 +30,7 @@ from safetensors.torch import load_file
 import nki_sim
 from kernels.specs import SPECS
 from model import baseline, dispatch, neuron_hooks, neuron_state, tiny
+from model.plan import expected_launches
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK = "neuronx_distributed_inference.models.qwen3_moe.modeling_qwen3_moe"
