@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.benchmark import summarise_ms, throughput_tok_s
-from evaluation.coverage import coverage, useful_macs
+from evaluation.coverage import coverage, covered_by, useful_macs
 from evaluation.files import FileError, sha256_json
 from evaluation.problems import (
     Problem,
@@ -352,6 +352,12 @@ def coverage_follows_from_counts(record: Any) -> Iterator[Problem]:
             for operation, macs in useful.items():
                 rule = "MACs that the architecture demands"
                 yield from _equals(record, f"{path}.useful_macs.{operation}", rule, macs)
+            for kernel, macs in counted.items():
+                least = sum(useful[operation] for operation in covered_by(kernel))
+                if macs < least:
+                    rule = "a kernel issues what it stands for"
+                    where = f"{path}.counted_macs.{kernel}"
+                    yield Problem(where, rule, f"at least {least}", shown(macs))
             derived = coverage(useful, counted, tokens, padded)
             for name in ("useful_share", "useful_share_of_layers", "issued_share", "overhead"):
                 if derived[name] is not None:

@@ -61,6 +61,8 @@ def _kind(program: str, flags: dict[str, str]) -> str:
     """Return the name by which tests wait for a job of this kind, or have it fail."""
     if program != "main":
         return program
+    if "path_checks" in flags.get("--output", ""):
+        return "check_path"
     step = "compile" if "--compile-only" in flags else "evaluate"
     return f"{step}_{'nki' if '--enable-nki' in flags else 'baseline'}"
 

@@ -23,6 +23,7 @@ KINDS = {
     "test_nki_kernels": "results/kernel_tests/rmsnorm.json",
     "evaluate_baseline": "results/evaluations/baseline/prompt_1.json",
     "evaluate_nki": "results/evaluations/nki/prompt_1.json",
+    "check_path": "results/path_checks/rows_float32.json",
     "aggregate_results": "results/benchmark_results.json",
     "plot_figure": f"report/figures/{FIGURE}.pdf",
     "render_report": "report/technical_report.tex",

@@ -15,6 +15,7 @@ from report.figures import FIGURES
 PROMPTS = range(5)
 BASELINES = {f"evaluate_baseline {i}" for i in PROMPTS}
 NKI = {f"evaluate_nki {i}" for i in PROMPTS}
+CHECKS = {f"check_path {name}" for name in ("layered_float32", "rows_float32", "fused_bfloat16")}
 FIGURE_JOBS = {f"plot_figure {name}" for name in FIGURES}
 TESTS = {f"test_kernel {name}" for name in SPECS}
 ARCHIVE = {"archive", "verify_archive"}
@@ -22,7 +23,7 @@ PDF = {"build_pdf"} | ARCHIVE
 REPORT = FIGURE_JOBS | {"render_report"} | PDF
 RECORD = {"aggregate_results"} | REPORT
 COMPILED = {"compile_baseline", "compile_nki"}
-WITH_KERNELS = {"compile_nki"} | NKI | RECORD
+WITH_KERNELS = {"compile_nki"} | NKI | CHECKS | RECORD
 EVERYTHING = {"make_tiny_model"} | COMPILED | BASELINES | TESTS | WITH_KERNELS
 
 
@@ -36,6 +37,10 @@ def value(key: str, new: str) -> Callable[[str], str]:
     return lambda content: re.sub(rf"(?m)^( *{key}: ).*$", rf"\g<1>{new}", content, count=1)
 
 
+def line_before(text: str) -> Callable[[str], str]:
+    return lambda content: text + content
+
+
 def replace(old: str, new: str) -> Callable[[str], str]:
     return lambda content: content.replace(old, new, 1)
 
@@ -43,23 +48,23 @@ def replace(old: str, new: str) -> Callable[[str], str]:
 CODE, COMMENT = line("CHANGED = True"), line("# a comment")
 CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "a kernel": (
-        "kernels/nki_attention_kernels.py", CODE, {"test_kernel rope"} | WITH_KERNELS),
+        "kernels/nki_prefill_moe_kernels.py", CODE,
+        {"test_kernel router_prefill", "test_kernel experts_prefill"} | WITH_KERNELS),
     "a kernel's comment": (
-        "kernels/nki_moe_kernels.py", COMMENT,
-        {f"test_kernel {name}" for name in ("router_softmax", "top8", "expert_aggregation")}
-        | WITH_KERNELS),
+        "kernels/nki_lm_head_kernels.py", COMMENT, {"test_kernel lm_head"} | WITH_KERNELS),
     "what all kernels share": ("kernels/nki_common.py", CODE, TESTS | WITH_KERNELS),
     "an oracle": ("kernels/reference.py", CODE, TESTS | WITH_KERNELS),
     "the comparison with the oracles": ("kernels/verification.py", CODE, TESTS | RECORD),
     "a layer of the model": ("model/layers.py", CODE, WITH_KERNELS),
     "the model with kernels": ("model/qwen_cpu.py", CODE, WITH_KERNELS),
-    "the baseline": ("model/baseline.py", CODE, {"compile_baseline"} | BASELINES | NKI | RECORD),
+    "the baseline": ("model/baseline.py", CODE, {"compile_baseline"} | BASELINES | NKI | CHECKS | RECORD),
+    "the small kernels' model": ("model/qwen_rows.py", CODE, WITH_KERNELS),
     "the tiny checkpoint": ("model/tiny.py", CODE, EVERYTHING - TESTS),
     "the tokenizer's corpus": ("model/tiny_corpus.txt", line("x"), EVERYTHING - TESTS),
     "the download, which is only archived": ("model/fetch.py", CODE, ARCHIVE),
     "a module of the simulator": ("nki_sim/errors.py", CODE, TESTS | WITH_KERNELS),
     "the score": ("evaluation/scoring.py", CODE, RECORD),
-    "the rule of accuracy": ("evaluation/accuracy.py", CODE, BASELINES | NKI | RECORD),
+    "the rule of accuracy": ("evaluation/accuracy.py", CODE, BASELINES | NKI | CHECKS | RECORD),
     "the validator of records": ("evaluation/records.py", CODE, RECORD),
     "the schema of records": ("workflow/schemas/benchmark_results.schema.json", line(""), RECORD),
     "the published baselines": ("config/baselines.yaml", COMMENT, RECORD),
@@ -71,6 +76,9 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "prompt 3": (
         "config/prompts.txt", replace("map is not", "map is never"),
         {"evaluate_baseline 3", "evaluate_nki 3"} | RECORD),
+    "the prompt of the checks": (
+        "config/prompts.txt", line_before("One word more. "),
+        {"evaluate_baseline 0", "evaluate_nki 0"} | CHECKS | RECORD),
     "a new prompt": (
         "config/prompts.txt", line("\nOne more."),
         {"evaluate_baseline 5", "evaluate_nki 5"} | RECORD),
@@ -80,12 +88,13 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "max_new_tokens": (
         "config/config.yaml", value("max_new_tokens", "16"), BASELINES | NKI | RECORD),
     "the tolerance": (
-        "config/config.yaml", value("divergence_difference_tolerance", "0.002"), NKI | RECORD),
+        "config/config.yaml", value("divergence_difference_tolerance", "0.002"),
+        NKI | CHECKS | RECORD),
     "platform_target": (
         "config/config.yaml", value("platform_target", "trn3"),
         EVERYTHING - {"make_tiny_model"}),
     "the checkpoint's seed": (
-        "config/config.yaml", replace("dtype: float32\n  seed: 0", "dtype: float32\n  seed: 1"),
+        "config/config.yaml", replace("launches\n  seed: 0", "launches\n  seed: 1"),
         EVERYTHING - TESTS),
     "a comment in the configuration": ("config/config.yaml", COMMENT, set()),
     "the Neuron interpreter": ("config/config.yaml", value("python", "/bin/sh"), set()),
