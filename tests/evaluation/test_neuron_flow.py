@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.launches import expected_launches
+from model.plan import expected_launches
 
 from evaluation import driver, neuron, neuron_artefact, sdk
 from evaluation.scoring import SCORE_COLUMNS
@@ -233,7 +233,7 @@ def test_evaluating_all_prompts(run: Run, tmp_path: Path, capsys) -> None:
     foreign = {"kernels.moe.experts": 1, "kernels.norm.rmsnorm": 1}
     assert foreign.items() <= launches["prefill"].items()
     for phase, named in (("prefill", "prefill"), ("decode_step", "decode")):
-        expected = expected_launches(tiny.CONFIG, named, final_norm_fused=False)
+        expected = expected_launches(tiny.CONFIG, named, "rows", final_norm_fused=False)
         assert expected.items() <= launches[phase].items()
     assert any("final norm" in entry["reason"] for entry in evaluation["fallbacks"])
     assert evaluation["device"]["sdk_release"] == "2.29"
