@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from model.plan import expected_launches
 
 from evaluation import driver, neuron, neuron_artefact, sdk
 from evaluation.scoring import SCORE_COLUMNS
 from model import tiny
+from model.plan import expected_launches
 from model.tiny import write_tiny_checkpoint
 from tests.evaluation import neuron_machine
 
