@@ -28,16 +28,17 @@ def check_prompt(kernel, tokens, depth, dtype):
     )
 
 
-def transpose_pieces(dst, piece, first, source, eye):
+def transpose_pieces(dst, piece, first, source, eye, room=1):
     """dst[:, piece + i, first : first + rows] = transpose of columns i * W .. of source, for all i.
 
     dst [W, pieces, tokens], source [rows, n * W] of one dtype, eye an identity of at least `rows`.
-    As many transposes as a PSUM bank holds are evacuated by one instruction.
+    As many transposes as a PSUM bank holds are evacuated by one instruction; as if there were
+    `room` rows at least, so that cores whose tiles differ by a row run the same instructions.
     """
     width = dst.shape[0]
     rows, length = source.shape
     pieces = length // width
-    at_once = BANK_BYTES // (rows * element_bytes(source.dtype))
+    at_once = BANK_BYTES // (max(rows, room) * element_bytes(source.dtype))
     for start in range(0, pieces, at_once):
         stop = min(start + at_once, pieces)
         turned = nl.ndarray((width, stop - start, rows), dtype=source.dtype, buffer=nl.psum)
@@ -68,14 +69,13 @@ def load_heads(heads, first, count):
     return tile
 
 
-def store_heads(out, head, columns, first, count):
-    """out [heads, D, S] from `head` on = heads first .. first + count of columns [D, n, S]."""
-    _heads, head_dim, tokens = out.shape
-    pattern = [[tokens, head_dim], [head_dim * tokens, count], [1, tokens]]
-    nisa.dma_copy(
-        dst=out.ap(pattern=pattern, offset=head * head_dim * tokens),
-        src=columns[:, first : first + count, :],
-    )
+def store_heads(out, head, element, token, columns):
+    """out [heads, D, S] from `head`, `element` and `token` on = columns [elements, n, tokens]."""
+    _heads, head_dim, prompt = out.shape
+    elements, count, tokens = columns.shape
+    pattern = [[prompt, elements], [head_dim * prompt, count], [1, tokens]]
+    offset = (head * head_dim + element) * prompt + token
+    nisa.dma_copy(dst=out.ap(pattern=pattern, offset=offset), src=columns)
 
 
 def outputs_at_once(outputs, unit, weight):
@@ -90,14 +90,42 @@ def outputs_at_once(outputs, unit, weight):
     return (units + parts - 1) // parts * unit
 
 
-def load_outputs(weight, first, count):
-    """[P, J, count] tile: columns first .. first + count of a packed weight [P, J, N] in HBM."""
+def cut_ranges(ranges, first, stop):
+    """The part first .. stop of a list of ranges (first, stop) that follow one another: a list."""
+    parts = []
+    covered = 0
+    for number in range(len(ranges)):
+        begin, end = ranges[number]
+        here = max(begin, begin + first - covered)
+        there = min(end, begin + stop - covered)
+        if here < there:
+            parts.append((here, there))
+        covered = covered + end - begin
+    return parts
+
+
+def load_outputs(weight, ranges):
+    """[P, J, n] tile: columns of a packed weight [P, J, N] in HBM.
+
+    `ranges` is a list of those wanted: (first, stop), one behind the other on the tile.
+    """
     partitions, depth, _outputs = weight.shape
+    count = 0
+    for number in range(len(ranges)):
+        begin, end = ranges[number]
+        count = count + end - begin
     tile = nl.ndarray((partitions, depth, count), dtype=weight.dtype, buffer=nl.sbuf)
     step = (depth + WEIGHT_LOADS - 1) // WEIGHT_LOADS
     for start in range(0, depth, step):
         stop = min(start + step, depth)
-        nisa.dma_copy(dst=tile[:, start:stop, :], src=weight[:, start:stop, first : first + count])
+        place = 0
+        for number in range(len(ranges)):
+            begin, end = ranges[number]
+            nisa.dma_copy(
+                dst=tile[:, start:stop, place : place + end - begin],
+                src=weight[:, start:stop, begin:end],
+            )
+            place = place + end - begin
     return tile
 
 

@@ -341,5 +341,5 @@ def nki_attention_prefill_kernel(q, k, v, rounding="fused"):
                     rows = attend_stepwise(queries, first, size, keys, values, scale, eye)
                 for number in range(count):
                     transpose_pieces(attended, number, first, rows[number], eye)
-            store_heads(out, head, attended, 0, count)
+            store_heads(out, head, 0, 0, attended)
     return out

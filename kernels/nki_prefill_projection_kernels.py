@@ -25,6 +25,7 @@ from kernels.nki_custom_rmsnorm import (
 )
 from kernels.nki_matmul_stages import (
     check_prompt,
+    cut_ranges,
     evacuate_rows,
     load_heads,
     load_outputs,
@@ -93,11 +94,13 @@ def check_qkv_arguments(
     check_prompt(kernel, tokens, w_qkv.shape[1], x.dtype)
 
 
-def load_sum(x, residual, total, first, count, inner):
+def load_sum(source, first, count, inner):
     """[count, H] tile: rows of x, plus those of the residual if there is one.
 
-    The sum has the dtype `inner`; this core's share of its columns goes to `total` in that of x.
+    source is (x, residual, total, share): the sum has the dtype `inner`, and its columns in the
+    range `share` go to `total` in the dtype of x.
     """
+    x, residual, total, share = source
     hidden = x.shape[1]
     tile = nl.ndarray((count, hidden), dtype=x.dtype, buffer=nl.sbuf)
     nisa.dma_copy(dst=tile, src=x[first : first + count, :])
@@ -107,26 +110,24 @@ def load_sum(x, residual, total, first, count, inner):
     nisa.dma_copy(dst=other, src=residual[first : first + count, :])
     summed = nl.ndarray((count, hidden), dtype=inner, buffer=nl.sbuf)
     nisa.tensor_tensor(dst=summed, data1=tile, data2=other, op=nl.add)
-    start, stop = core_share(hidden)
-    if start < stop:
-        stored = summed
-        if inner != x.dtype:
-            stored = nl.ndarray((count, hidden), dtype=x.dtype, buffer=nl.sbuf)
-            nisa.tensor_copy(dst=stored[:, start:stop], src=summed[:, start:stop])
-        nisa.dma_copy(dst=total[first : first + count, start:stop], src=stored[:, start:stop])
+    start, stop = share
+    stored = summed
+    if inner != x.dtype:
+        stored = nl.ndarray((count, hidden), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=stored[:, start:stop], src=summed[:, start:stop])
+    nisa.dma_copy(dst=total[first : first + count, start:stop], src=stored[:, start:stop])
     return summed
 
 
-def normed_columns(x, residual, total, norm_tile, eps_column, first, partitions, eye, inner):
-    """[P, J, count] tile: up to 128 normed rows from `first` as columns; total as in load_sum."""
-    tokens, hidden = x.shape
-    count = min(PARTITIONS, tokens - first)
-    rows = load_sum(x, residual, total, first, count, inner)
-    normed = nl.ndarray((count, hidden), dtype=x.dtype, buffer=nl.sbuf)
+def normed_columns(source, norm_tile, eps_column, first, count, partitions, eye, inner):
+    """[P, J, count] tile: normed rows from `first` as columns; source as in load_sum."""
+    rows = load_sum(source, first, count, inner)
+    hidden = rows.shape[1]
+    normed = nl.ndarray((count, hidden), dtype=source[0].dtype, buffer=nl.sbuf)
     norm_rows(normed, rows, norm_tile, eps_column, inner)
     depth = hidden // partitions
-    columns = nl.ndarray((partitions, depth, count), dtype=x.dtype, buffer=nl.sbuf)
-    transpose_pieces(columns, 0, 0, normed, eye)
+    columns = nl.ndarray((partitions, depth, count), dtype=normed.dtype, buffer=nl.sbuf)
+    transpose_pieces(columns, 0, 0, normed, eye, room=eye.shape[0])
     return columns
 
 
@@ -151,8 +152,12 @@ def load_head_norms(q_norm, k_norm, queries, keys, lines):
     return tile
 
 
-def turn_heads(columns, sums, head_norms, cos, sin, eps_column, first, count, eye, inner):
-    """columns [D, heads, S] at tokens `first` ..: norm and RoPE of the first heads of `sums`."""
+def turn_heads(columns, place, sums, head_norms, cos, sin, eps_column, first, eye, inner):
+    """columns [D, heads, tokens] from `place` on: norm and RoPE of the first heads of `sums`.
+
+    The tokens of `sums` are those from `first` on in the tables.
+    """
+    count = sums[0].shape[0]
     head_dim = columns.shape[0]
     heads = columns.shape[1]
     cos_tile = load_table(cos, first, count, 1)
@@ -163,17 +168,68 @@ def turn_heads(columns, sums, head_norms, cos, sin, eps_column, first, count, ey
     scale_rows(rows, rows, rstd, head_norms, heads)
     turned = nl.ndarray((count, heads * head_dim), dtype=columns.dtype, buffer=nl.sbuf)
     rotate(turned, rows, cos_tile, sin_tile, heads)
-    transpose_pieces(columns, 0, first, turned, eye)
+    transpose_pieces(columns, 0, place, turned, eye, room=eye.shape[0])
 
 
-def store_values(v, head, sums, begin, count, first, tokens):
-    """v [kv heads, S, D] from `head` on, at tokens `first` .. = columns of `sums` from `begin`."""
+def store_values(v, column, sums, begin, count, first, tokens):
+    """v [kv heads, S, D] at tokens `first` .. = `count` columns of `sums` from `begin`.
+
+    They are whole heads or a part of one; `column` counts v's, of all its heads, up to the first.
+    """
     _heads, prompt, head_dim = v.shape
-    rows = nl.ndarray((tokens, count * head_dim), dtype=v.dtype, buffer=nl.sbuf)
+    rows = nl.ndarray((tokens, count), dtype=v.dtype, buffer=nl.sbuf)
     evacuate_rows(rows, sums, begin)
-    pattern = [[head_dim, tokens], [prompt * head_dim, count], [1, head_dim]]
-    offset = (head * prompt + first) * head_dim
+    width = min(count, head_dim)
+    pattern = [[head_dim, tokens], [prompt * head_dim, count // width], [1, width]]
+    head = column // head_dim
+    offset = (head * prompt + first) * head_dim + column - head * head_dim
     nisa.dma_copy(dst=v.ap(pattern=pattern, offset=offset), src=rows)
+
+
+def divides_heads(tokens, hidden, heads, kv_heads):
+    """Whether the cores divide the heads of all tokens; otherwise each has all heads of its tokens.
+
+    With one tile of tokens: two shorter ones would take as long, and would need all weights each.
+    Where heads do not divide equally, the cores would not run the same instructions.
+    """
+    cores = nl.num_programs(0)
+    equal = heads % cores == 0 and (kv_heads == 1 or kv_heads % cores == 0) and hidden % cores == 0
+    return cores > 1 and tokens <= PARTITIONS and equal
+
+
+def token_share(kernel, tokens, divided):
+    """(first, stop, size): this core's tokens, all if heads are `divided`, and those of a tile.
+
+    Every core has as many tiles as the others, of the same size: even, because tiles in PSUM begin
+    at multiples of 4 bytes.
+    """
+    cores = 1 if divided else nl.num_programs(0)
+    assert tokens >= cores, (
+        f"{kernel}: {cores} cores divide heads equally or have a token each, received {tokens} "
+        f"token and heads that do not divide; launch it on one core"
+    )
+    most = (tokens + cores - 1) // cores
+    tiles = (most + PARTITIONS - 1) // PARTITIONS
+    size = (most + tiles - 1) // tiles
+    first, stop = (0, tokens) if divided else core_share(tokens)
+    return first, stop, size + size % 2
+
+
+def column_shares(heads, kv_heads, head_dim, divided):
+    """Ranges of columns of w_qkv, of queries, of keys and of values: all, or this core's share.
+
+    A single key head is every core's, since its norm and RoPE take it whole; values can be cut.
+    """
+    first_key = heads * head_dim
+    first_value = first_key + kv_heads * head_dim
+    if not divided:
+        return (0, first_key), (first_key, first_value), (first_value, 2 * first_value - first_key)
+    begin, end = core_share(heads)
+    queries = (begin * head_dim, end * head_dim)
+    begin, end = core_share(kv_heads) if kv_heads > 1 else (0, 1)
+    keys = (first_key + begin * head_dim, first_key + end * head_dim)
+    begin, end = core_share(kv_heads * head_dim)
+    return queries, keys, (first_value + begin, first_value + end)
 
 
 @nki.jit
@@ -209,27 +265,34 @@ def nki_qkv_prefill_kernel(
                  rounding     Python string, "fused" or "stepwise"
     Returns:     (q [heads, D, S], k [kv heads, D, S], v [kv heads, S, D]) and, with a residual,
                  t [S, H]; dtype of x  shared HBM
-    Tiling:      128 tokens per tile: their rows are normed, transposed in J pieces of [128, P] to
-                 [P, J, 128] and kept. w_qkv comes in parts of whole heads, up to 40 KiB per
-                 partition and 1536 columns, by 4 DMAs each (10 heads of 128 in bfloat16 are one
+    Tiling:      equal tiles of up to 128 tokens: their rows are normed, transposed in J pieces of
+                 [128, P] to [P, J, 128] and kept. w_qkv comes in parts of whole heads, up to 40 KiB
+                 per partition and 1536 columns, by 4 DMAs each (10 heads of 128 in bfloat16 are one
                  part: runs of 10 KiB); a part is read once and meets all tokens. A matmul has 128
                  tokens as stationary and up to 512 outputs as moving operand.
-                 Cores: consecutive shares of all heads, those of keys and values behind those of
-                 queries, so that each weight is read by one core; with few tokens weights are most
-                 of what is read. Both norm all tokens, and each stores half of every row of t.
+                 Cores, up to 128 tokens: equal shares of query heads, of key heads and of columns
+                 of values, by 12 DMAs. A single key head is turned on both and stored by halves.
+                 Each reads x and residual whole and N / 2 columns of weights, D / 2 more for a
+                 single key head, norms all tokens and stores half of every row of t.
+                 Over 128 tokens, or where heads do not divide: half of the tokens, and all heads.
+                 Each reads S / 2 rows of x and residual and N columns: with 8 query heads and 1 kv
+                 head of 128, H = 2048, a quarter more than by heads for 256 tokens and 3 % less for
+                 640, but it norms half of the tokens. Both run the same instructions.
     Engine plan: PE: J transposes and J N / 512 matmuls per tile, one transpose per head. ACT:
                  squares with fused sums, rsqrt. VE: additions, scales, RoPE, PSUM to SBUF. GpSimd:
                  the identity. The next tile is normed between a tile's matmuls and its heads, so
                  that PE and VE need not wait for each other.
-    Bound:       up to 128 tokens HBM, by H N elements of weights; then PE with S H N / 16384
-                 columns of 128 x 128 products
+    Bound:       VE, by about 4 H + 7 D (a core's heads + kv heads) elements per partition and tile,
+                 or HBM, by H N elements of weights, by tokens once per core: the two are close up
+                 to 256 tokens, then it is VE
     Numerics:    fused: everything fp32 but the normed rows, which are an operand, and the results.
                  stepwise: every operation's result is rounded to the dtype of x, as in
                  transformers' Qwen3MoeDecoderLayer. Products are summed in fp32 in the hardware's
                  order.
     Refuses:     other ranks, empty tensors, other dtypes, tensors of other layers, an odd D or one
                  over 128, heads that are no multiple of kv_heads, rows of more than 8 KiB, more
-                 tokens than fit (J S elements in 80 KiB), eps <= 0, another rounding
+                 tokens than fit (J S elements in 80 KiB), eps <= 0, another rounding; on two cores
+                 one token whose heads do not divide
     """
     name = "nki_qkv_prefill_kernel"
     inner = inner_dtype(name, rounding, x.dtype)
@@ -238,10 +301,12 @@ def nki_qkv_prefill_kernel(
     )
     tokens, hidden = x.shape
     head_dim = q_norm.shape[0]
-    all_heads = w_qkv.shape[2] // head_dim
-    first_value = all_heads - kv_heads
-    heads = first_value - kv_heads
-    lines = min(PARTITIONS, tokens)
+    heads = w_qkv.shape[2] // head_dim - 2 * kv_heads
+    divided = divides_heads(tokens, hidden, heads, kv_heads)
+    begin, end, size = token_share(name, tokens, divided)
+    queries, keys, values = column_shares(heads, kv_heads, head_dim, divided)
+    share = core_share(hidden) if divided else (0, hidden)
+    elements = core_share(head_dim) if divided and kv_heads == 1 else (0, head_dim)
 
     q = nl.ndarray((heads, head_dim, tokens), dtype=x.dtype, buffer=nl.shared_hbm)
     k = nl.ndarray((kv_heads, head_dim, tokens), dtype=x.dtype, buffer=nl.shared_hbm)
@@ -249,46 +314,56 @@ def nki_qkv_prefill_kernel(
     total = x
     if residual != None:
         total = nl.ndarray((tokens, hidden), dtype=x.dtype, buffer=nl.shared_hbm)
-    norm_tile = load_weight(norm_weight, lines, hidden, 1)
-    eps_column = load_eps(eps, lines)
-    eye = identity(lines, x.dtype)
+    norm_tile = load_weight(norm_weight, size, hidden, 1)
+    eps_column = load_eps(eps, size)
+    eye = identity(size, x.dtype)
     partitions = w_qkv.shape[0]
+    source = (x, residual, total, share)
+    count = min(size, end - begin)
     normed = [
-        normed_columns(x, residual, total, norm_tile, eps_column, 0, partitions, eye, inner)
+        normed_columns(source, norm_tile, eps_column, begin, count, partitions, eye, inner)
     ]  # one per tile of tokens, made when the tile before it has been projected for the first time
-    begin, end = core_share(all_heads)
-    part = outputs_at_once((end - begin) * head_dim, head_dim, w_qkv) // head_dim
-    for head in range(begin, end, part):
-        stop = min(head + part, end)
-        queries = max(min(stop, heads) - head, 0)
-        keys = max(min(stop, first_value) - max(head, heads), 0)
-        turning = queries + keys
-        values = stop - head - turning
-        weights = load_outputs(w_qkv, head * head_dim, (stop - head) * head_dim)
+    first_key = queries[1] - queries[0]
+    first_value = first_key + keys[1] - keys[0]
+    outputs = first_value + values[1] - values[0]
+    owned = [queries, keys, values] if divided else [(0, outputs)]
+    part = outputs_at_once(outputs, head_dim, w_qkv)
+    for start in range(0, outputs, part):
+        stop = min(start + part, outputs)
+        asking = max(min(stop, first_key) - start, 0) // head_dim
+        turning = max(min(stop, first_value) - start, 0) // head_dim
+        weights = load_outputs(w_qkv, cut_ranges(owned, start, stop))
         if turning > 0:
-            head_norms = load_head_norms(q_norm, k_norm, queries, keys, lines)
-            columns = nl.ndarray((head_dim, turning, tokens), dtype=x.dtype, buffer=nl.sbuf)
-        for first in range(0, tokens, PARTITIONS):
-            count = min(PARTITIONS, tokens - first)
-            sums = project_rows(normed[first // PARTITIONS], 0, count, weights)
-            ahead = first + PARTITIONS
-            if ahead < tokens and len(normed) == ahead // PARTITIONS:
+            head_norms = load_head_norms(q_norm, k_norm, asking, turning - asking, size)
+            columns = nl.ndarray((head_dim, turning, end - begin), dtype=x.dtype, buffer=nl.sbuf)
+        for first in range(begin, end, size):
+            place = first - begin
+            count = min(size, end - first)
+            sums = project_rows(normed[place // size], 0, count, weights)
+            ahead = first + size
+            if ahead < end and len(normed) == (ahead - begin) // size:
+                more = min(size, end - ahead)
                 normed.append(
                     normed_columns(
-                        x, residual, total, norm_tile, eps_column, ahead, partitions, eye, inner
+                        source, norm_tile, eps_column, ahead, more, partitions, eye, inner
                     )
                 )
             if turning > 0:
                 turn_heads(
-                    columns, sums, head_norms, cos, sin, eps_column, first, count, eye, inner
+                    columns, place, sums, head_norms, cos, sin, eps_column, first, eye, inner
                 )
-            if values > 0:
-                value = max(head, first_value) - first_value
-                store_values(v, value, sums, turning * head_dim, values, first, count)
-        if queries > 0:
-            store_heads(q, head, columns, 0, queries)
-        if keys > 0:
-            store_heads(k, max(head, heads) - heads, columns, queries, keys)
+            turned = turning * head_dim
+            if start + turned < stop:
+                value = values[0] + max(start - first_value, 0) - (heads + kv_heads) * head_dim
+                store_values(v, value, sums, turned, stop - start - turned, first, count)
+        if asking > 0:
+            query = (queries[0] + start) // head_dim
+            store_heads(q, query, 0, begin, columns[:, 0:asking, :])
+        if turning > asking:
+            key = (keys[0] + max(start - first_key, 0)) // head_dim - heads
+            from_element, to_element = elements
+            held = columns[from_element:to_element, asking:turning, :]
+            store_heads(k, key, from_element, begin, held)
     if residual == None:
         return q, k, v
     return q, k, v, total
@@ -337,7 +412,7 @@ def nki_output_projection_prefill_kernel(attended, w_o):
     part = outputs_at_once(end - begin, 1, w_o)
     for start in range(begin, end, part):
         stop = min(start + part, end)
-        weights = load_outputs(w_o, start, stop - start)
+        weights = load_outputs(w_o, [(start, stop)])
         for first in range(0, tokens, PARTITIONS):
             count = min(PARTITIONS, tokens - first)
             sums = project_rows(columns, first, count, weights)

@@ -52,6 +52,12 @@ def _first_layer(case: Case) -> Case:
     return replace(case, shapes=shapes, scalars={**case.scalars, "residual": None})
 
 
+def _undivided(label: str, tokens: int, heads: int, kv_heads: int) -> Case:
+    """An odd number of tokens on two cores, with heads that do not divide among them."""
+    shapes = _qkv_shapes(tokens, 64, heads, kv_heads, 16)
+    return Case(label, "ragged", shapes, scalars={"kv_heads": kv_heads, **FUSED}, cores=(1, 2))
+
+
 def _qkv_refusal(
     label: str,
     message: str,
@@ -106,6 +112,9 @@ QKV_PREFILL = KernelSpec(
         _qkv_case("200 tokens, 2 ranks", "ragged", 200, kv_heads=2, cores=(2,)),
         _qkv_case("20 tokens, 1 rank", "ragged", 20, kv_heads=4, cores=(1, 2)),
         _qkv_case("1 token", "ragged", 1, cores=(1, 2)),
+        _undivided("257 tokens, 3 heads", 257, 3, 1),
+        _qkv_case("129 tokens", "ragged", 129, cores=(2,)),
+        _undivided("3 tokens, 6 heads for 3", 3, 6, 3),
     ),
     tolerances={
         "float32": Tolerance(rtol=1e-5, atol=2e-5, why=_QKV_WHY_F32),

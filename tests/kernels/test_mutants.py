@@ -151,10 +151,26 @@ MUTANTS = {
         "repeat_weight(tile[:, 0:middle], q_norm, queries)",
         "repeat_weight(tile[:, 0:middle], k_norm, queries)",
     ),
+    "both cores store the first half of the keys": (
+        "qkv_prefill",
+        "held = columns[from_element:to_element,",
+        "held = columns[0 : to_element - from_element,",
+    ),
+    "values of the first core on both": (
+        "qkv_prefill",
+        "first_value + begin, first_value + end",
+        "first_value, first_value + end - begin",
+    ),
+    "values of a head at its beginning": ("qkv_prefill", "+ column - head * head_dim", ""),
+    "positions from this core's first token": (
+        "qkv_prefill",
+        "eps_column, first, eye, inner\n",
+        "eps_column, place, eye, inner\n",
+    ),
     "queries for values": (
         "qkv_prefill",
-        "sums, turning * head_dim, values",
-        "sums, 0, values",
+        "sums, turned, stop - start - turned",
+        "sums, 0, stop - start - turned",
     ),
     "residual forgotten": ("qkv_prefill", "data1=tile, data2=other", "data1=tile, data2=tile"),
     "sums of the first tile": (
@@ -169,7 +185,7 @@ MUTANTS = {
     ),
     "normed rows of the first tile": (
         "qkv_prefill",
-        "normed[first // PARTITIONS], 0,",
+        "normed[place // size], 0,",
         "normed[0], 0,",
     ),
     "the next key seen": ("attention_prefill", "offset=0,", "offset=1,"),
@@ -198,8 +214,8 @@ MUTANTS = {
     "scores of a prompt not scaled": ("attention_prefill", "scale = head_dim**-0.5", "scale = 1.0"),
     "outputs of the first part": (
         "output_projection_prefill",
-        "load_outputs(w_o, start, stop - start)",
-        "load_outputs(w_o, 0, stop - start)",
+        "load_outputs(w_o, [(start, stop)])",
+        "load_outputs(w_o, [(0, stop - start)])",
     ),
     "attended tokens of the first tile": (
         "output_projection_prefill",

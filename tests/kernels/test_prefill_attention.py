@@ -64,6 +64,17 @@ def test_blocks_of_the_future_are_not_computed(tokens: int) -> None:
     assert launch.macs == 2 * pairs * 16 * 2  # scores and weighted values of 2 heads of 16
 
 
+def test_two_cores_refuse_one_token_of_heads_that_do_not_divide() -> None:
+    spec = SPECS["qkv_prefill"]
+    one = next(case for case in spec.cases if case.label == "257 tokens, 3 heads")
+    inputs = spec.inputs(one, "float32")
+    for name in ("x", "residual", "cos", "sin"):
+        inputs[name] = inputs[name][:1]
+    with pytest.raises(AssertionError, match="launch it on one core"):
+        spec.load()[2](**inputs)
+    assert spec.load()(**inputs)[0].shape == (3, 16, 1)
+
+
 def longest(case: Case) -> Case:
     """The same case with as many tokens as the largest bucket has."""
     names = {"x": 0, "residual": 0, "cos": 0, "sin": 0, "q": 2, "k": 2, "v": 1, "attended": 2}
