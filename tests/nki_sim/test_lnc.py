@@ -153,8 +153,6 @@ def test_capacity_is_per_core() -> None:
 
 def test_two_cores_need_trn2_and_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IllegalProgram, match="two cores take part"):
-        nki.jit(lambda x: nisa.core_barrier(x, (0, 1)))(X)
-    with pytest.raises(IllegalProgram, match="two cores take part"):
         nki.jit(lambda: swap(tile((1, 4)), tile((1, 4))))[1]()
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn1")
     with pytest.raises(IllegalProgram, match="exists from trn2 on"):
@@ -261,6 +259,24 @@ def test_core_barrier_orders_accesses() -> None:
 
     for result in in_every_order(kernel, X):
         np.testing.assert_array_equal(result, [[21] * 4, [20] * 4])
+
+
+@pytest.mark.parametrize("grid", [None, 1])
+def test_core_barrier_on_one_core_waits_for_nobody(grid: int | None) -> None:
+    def kernel(x):
+        out = shared(x.shape)
+        nisa.dma_copy(dst=out, src=x)
+        nisa.core_barrier(out, (0, 1))
+        nisa.dma_copy(dst=out[0:1], src=out[1:2])
+        return out
+
+    launched = nki.jit(kernel) if grid is None else nki.jit(kernel)[grid]
+    with pytest.warns(UserWarning, match="on one core there is nothing to wait for") as found:
+        result = launched(X)
+    assert [warning.filename for warning in found] == [__file__]
+    np.testing.assert_array_equal(result, np.concatenate([X[1:2], X[1:]]))
+    with pytest.raises(IllegalProgram, match=r"the cores are \(0, 1\)"):
+        nki.jit(lambda x: nisa.core_barrier(x, (0,)))(X)
 
 
 def test_core_barrier_limits() -> None:
