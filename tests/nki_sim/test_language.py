@@ -237,8 +237,13 @@ def test_odd_spellings_of_jit() -> None:
     for kernel in kernels:
         np.testing.assert_array_equal(kernel(X), X * 2)
     np.testing.assert_array_equal(nki.simulate(nki.jit(halves)[2])(X[:2]), X[:2])
-    for target in ("trn1", "trn2"):
-        with pytest.raises(IllegalProgram, match="NEURON_PLATFORM_TARGET_OVERRIDE"):
+    for target in ("trn2", "gen3"):
+        with pytest.warns(UserWarning, match="NEURON_PLATFORM_TARGET_OVERRIDE") as found:
+            with_target = nki.jit(platform_target=target)(double)
+        assert [warning.filename for warning in found] == [__file__]
+        np.testing.assert_array_equal(with_target(X), X * 2)
+    for target in ("trn1", "trn9", 2):
+        with pytest.raises(IllegalProgram, match="NEURON_PLATFORM_TARGET_OVERRIDE, here trn2"):
             nki.jit(platform_target=target)
     for wrong in (nki.jit, nki.simulate):
         with pytest.raises(IllegalProgram, match=r"nki\.(jit|simulate)"):
