@@ -417,13 +417,21 @@ def test_equal_values_in_the_end_are_a_race_if_another_came_before() -> None:
     always_refused(kernel, "with elements in common", False)
 
 
-def test_equal_values_must_not_be_read_by_the_other_core() -> None:
-    def kernel():
-        out = shared((2, 4), name="out")
-        nisa.dma_copy(dst=out, src=tile((2, 4), value=1))
-        loaded(out)
+def test_equal_values_may_be_read_by_a_core_that_has_written_them() -> None:
+    def kernel(first: int, second: int):
+        """Core 0 writes before or after it reads, core 1 writes `second` at last."""
+        out, core, result = shared((2, 4), name="out"), nl.program_id(0), shared((2, 2, 4))
+        if core == 1 or first:
+            nisa.dma_copy(dst=out, src=tile((2, 4), value=1))
+        nisa.dma_copy(dst=result[core], src=loaded(out))
+        if core == 1:
+            nisa.dma_copy(dst=out, src=tile((2, 4), value=second))
+        return result
 
-    always_refused(kernel, "reads out (2, 4)")
+    for result in in_every_order(kernel, 1, 1):
+        np.testing.assert_array_equal(result, np.ones((2, 2, 4)))
+    always_refused(kernel, "reads out (2, 4)", 0, 1)
+    always_refused(kernel, "with elements in common", 1, 2)
 
 
 def test_reading_what_the_other_core_writes_is_a_race() -> None:
