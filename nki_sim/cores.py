@@ -123,7 +123,8 @@ def _check_storage(accesses: list[Access], launch: Launch) -> None:
     """Raise for the first race in accesses to one storage, given in the order in which they ran.
 
     Writes of both cores to the same elements are only worth a finding where all of them write the
-    same bytes: whichever comes last, the result is the same.
+    same bytes: whichever comes last, the result is the same. So a core may read there what it has
+    written itself.
     """
     storage = accesses[0].tensor.storage
     unit = min(storage.element(a.tensor.dtype).itemsize for a in accesses)
@@ -138,9 +139,17 @@ def _check_storage(accesses: list[Access], launch: Launch) -> None:
     if both.any() and storage.hollow:
         launch.assume("both cores write equal bytes to the same elements")
         varied[...] = False
+    mine = [np.zeros(storage.length // unit, np.bool_) for _ in range(CORES)]
     for access in accesses:
-        theirs = written[1 - access.core]
-        if access.meets(both & varied if access.writes else theirs, unit):
+        if access.writes:
+            access.paint(mine[access.core], unit)
+            meets = access.meets(both & varied, unit)
+        else:
+            theirs = written[1 - access.core]
+            meets = access.meets(theirs, unit) and access.meets(
+                theirs & (varied | ~mine[access.core]), unit
+            )
+        if meets:
             raise _race(accesses, access, unit)
         if access.core == 1 and access.writes and not storage.hollow and access.meets(both, unit):
             launch.find(

@@ -16,10 +16,12 @@ from .machine import (
     Program,
     current,
     platform_from_environment,
+    platform_named,
     precise_from_environment,
     run_as,
     running,
 )
+from .schedule import advise
 from .trace import open_launch
 from .world import place
 
@@ -142,10 +144,7 @@ class Kernel:
 def jit(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a kernel of a function; `options` are settings of the compiler, without effect here."""
     if "platform_target" in options:
-        raise IllegalProgram(
-            "nki.jit", "takes no platform_target from SDK 2.29 on",
-            repr(options["platform_target"]), "set NEURON_PLATFORM_TARGET_OVERRIDE",
-        )  # fmt: skip
+        _compare_target(options.pop("platform_target"))
     fn = options.pop("func", None) if fn is None else fn  # its name up to SDK 2.29
     if "grid" in options:
         warnings.warn(
@@ -157,6 +156,25 @@ def jit(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     if not callable(fn):
         raise IllegalProgram("nki.jit", "makes a kernel of a function", repr(fn))
     return fn if isinstance(fn, Kernel) else Kernel(fn)
+
+
+def _compare_target(target: Any) -> None:
+    """Warn of ``platform_target=``, which releases from SDK 2.29 on refuse.
+
+    Raises:
+        IllegalProgram: the environment names another platform.
+    """
+    platform = platform_from_environment()
+    if not isinstance(target, str) or platform_named(target) is not platform:
+        raise IllegalProgram(
+            "nki.jit",
+            f"the platform is the one of NEURON_PLATFORM_TARGET_OVERRIDE, here {platform.name}",
+            f"platform_target={target!r}",
+            "set NEURON_PLATFORM_TARGET_OVERRIDE, and leave platform_target out",
+        )
+    advise(
+        "nki.jit: takes no platform_target from SDK 2.29 on: set NEURON_PLATFORM_TARGET_OVERRIDE"
+    )
 
 
 def simulate(kernel: Callable[..., Any]) -> Callable[..., Any]:

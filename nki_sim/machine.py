@@ -56,14 +56,20 @@ PLATFORM_OF = {platform.version: platform for platform in (TRN1, TRN2, TRN3)}
 _PLATFORMS = {"trn1": TRN1, "gen2": TRN1, "trn2": TRN2, "gen3": TRN2, "trn3": TRN3, "gen4": TRN3}
 
 
+def platform_named(name: str) -> Platform | None:
+    """The platform of a name (``trn2`` or ``gen3``), or None."""
+    return _PLATFORMS.get(name)
+
+
 def platform_from_environment() -> Platform:
     """The platform that NEURON_PLATFORM_TARGET_OVERRIDE names; trn2 when it is not set."""
     name = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or "trn2"
-    if name not in _PLATFORMS:
+    platform = platform_named(name)
+    if platform is None:
         raise IllegalProgram(
             "NEURON_PLATFORM_TARGET_OVERRIDE", f"must be one of {', '.join(_PLATFORMS)}", repr(name)
         )
-    return _PLATFORMS[name]
+    return platform
 
 
 def precise_from_environment() -> bool:

@@ -1,8 +1,8 @@
 """Capacity of the on-chip memories, counted over the tensors that the kernel still holds.
 
 The compiler gives the room of a tensor away after its last use, which a kernel that is just running
-does not know yet. So where too much is held, what has been written counts as free until an
-instruction uses it again (`Squeeze`).
+does not know yet. So where too much is held, all of it counts as free until an instruction uses it
+(`Squeeze`): tensors that no instruction uses any more, or ever, need no room.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Squeeze:
 
     Attributes:
         label, amount: what was allocated, and what it needs.
-        live: what it and the tensors that were certainly in use at the time need.
-        idle: tensor number to amount, for those that had been written and not used since.
+        live: what the tensors held then, itself included, need that have been used since.
+        idle: tensor number to amount, for those that have not.
     """
 
     label: Label
     amount: int
-    live: int
     idle: dict[int, int]
+    live: int = 0
 
 
 @dataclass(slots=True)
@@ -95,15 +95,17 @@ class Pool:
         """Give `amount` units to a tensor.
 
         Raises:
-            IllegalProgram: it does not fit beside the tensors that are still alive.
+            IllegalProgram: the memory is smaller.
         """
         serial = storage.serial
         label = (storage.name, storage.shape, storage.dtype)
-        if self.used + amount > self.capacity:
-            self._squeeze(label, amount)
+        if amount > self.capacity:
+            raise self._no_room(label, amount, "alone")
         self.holders[serial] = (label, amount)
         self._storages[serial] = weakref.ref(storage)
         self.used += amount
+        if self.used > self.capacity:
+            self._squeeze(label, amount)
         if self.watched:
             self.places[serial] = kernel_line()
         if min(self.used, self.capacity) > self.peak:
@@ -112,15 +114,13 @@ class Pool:
                 self._peak_holders = dict(self.holders)
 
     def _squeeze(self, label: Label, amount: int) -> None:
-        """Make room beside what has not been written yet; the rest may turn out to be in use."""
+        """Let all that is held count as free; it may turn out to be in use."""
         idle = {
             serial: held
             for serial, (_, held) in list(self.holders.items())  # storages may die meanwhile
-            if (storage := self._storages[serial]()) is not None and storage.dirty
+            if self._storages[serial]() is not None
         }
-        squeeze = Squeeze(label, amount, amount + self.used - sum(idle.values()), idle)
-        if squeeze.live > self.capacity:
-            raise self._no_room(squeeze, f"while {self.used} are held by {self.inventory()}")
+        squeeze = Squeeze(label, amount, idle)
         for serial in idle:
             self.squeezes.setdefault(serial, []).append(squeeze)
 
@@ -128,22 +128,23 @@ class Pool:
         """Note that an instruction uses tensor number `serial`.
 
         Raises:
-            IllegalProgram: so it was in use when its room was needed for another tensor.
+            IllegalProgram: so what was held together when room was short is more than there is.
         """
         for squeeze in self.squeezes.pop(serial, ()):
             squeeze.live += squeeze.idle.pop(serial)
             if squeeze.live > self.capacity:
                 raise self._no_room(
-                    squeeze,
-                    f"beside {squeeze.live - squeeze.amount} of tensors that are used afterwards, "
-                    f"here {describe(self.holders[serial][0])}; held are {self.inventory()}",
+                    squeeze.label,
+                    squeeze.amount,
+                    f"of {squeeze.live} that are held with it and used afterwards, here by "
+                    f"{describe(self.holders[serial][0])}; held are {self.inventory()}",
                 )
 
-    def _no_room(self, squeeze: Squeeze, among: str) -> IllegalProgram:
+    def _no_room(self, label: Label, amount: int, among: str) -> IllegalProgram:
         return IllegalProgram(
             "nl.ndarray",
             f"the live tensors must fit into the {self.capacity} {self.unit} of {self.name}",
-            f"{describe(squeeze.label)}, which needs {squeeze.amount} {among}",
+            f"{describe(label)}, which needs {amount} {among}",
             "use smaller tiles, or allocate in the loop so that earlier tiles are released",
         )
 
@@ -151,7 +152,7 @@ class Pool:
         """Give the units from `first` to `end` to a tensor; they may be shared.
 
         Raises:
-            IllegalProgram: what is new of them does not fit beside the tensors that are alive.
+            IllegalProgram: the memory is smaller.
         """
         if self._layers is None:
             self._layers = np.zeros(self.capacity, np.int32)

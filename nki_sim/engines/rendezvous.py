@@ -172,7 +172,11 @@ def _is_both(cores: object) -> bool:
 
 @dataclass(slots=True, eq=False)
 class CoreBarrier(Rendezvous):
-    """Both cores wait until both are here; what they wrote to shared HBM before can be read."""
+    """Both cores wait until both are here; what they wrote to shared HBM before can be read.
+
+    On one core there is nothing to wait for, whether documents refuse it there (until SDK 2.32) or
+    let it wait for the neighbour on the same HBM stack (2.33), whose memory the kernel cannot name.
+    """
 
     opcode: ClassVar[str] = "core_barrier"
     engines: ClassVar = (Engine.gpsimd, Engine.vector, Engine.scalar, Engine.tensor, Engine.sync)
@@ -211,6 +215,12 @@ class CoreBarrier(Rendezvous):
             )
 
     def meet(self, program: Program) -> int:
+        if program.num_programs == 1:
+            advise(
+                "core_barrier: on one core there is nothing to wait for; releases before SDK 2.33 "
+                "refuse it there: skip it where nl.num_programs(0) is 1"
+            )
+            return 0
         self.require_two_cores(program)
         number: int = program.seat.meet(
             "core_barrier", self.data, _same_data, f"core_barrier on {self.data}", self.opcode

@@ -6,9 +6,12 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..errors import IllegalProgram
+from ..schedule import advise
+from ..views import NkiTensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,10 +24,29 @@ def vendor(function: Function) -> Function:
         try:
             return function(*args, **kwargs)
         except TypeError as error:
+            if _repeats_type(function, args, kwargs):
+                return function(*args, **{k: v for k, v in kwargs.items() if k != "dtype"})
             _explain(function, args, kwargs, error)
             raise
 
     return call  # type: ignore[return-value]
+
+
+def _repeats_type(function: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    """Whether all that is wrong is a ``dtype=`` that says again which type dst has; warns of it."""
+    signature = inspect.signature(function)
+    others = {name: value for name, value in kwargs.items() if name != "dtype"}
+    if len(others) == len(kwargs) or "dtype" in signature.parameters:
+        return False
+    with suppress(TypeError):
+        dst = signature.bind(*args, **others).arguments.get("dst")
+        if isinstance(dst, NkiTensor) and kwargs["dtype"] == dst.dtype:
+            advise(
+                f"{function.__name__}: dtype= is documented on no release, and says here what dst "
+                "says already: leave it out"
+            )
+            return True
+    return False
 
 
 def _explain(function: Callable[..., Any], args: Any, kwargs: Any, error: TypeError) -> None:

@@ -237,12 +237,37 @@ def test_odd_spellings_of_jit() -> None:
     for kernel in kernels:
         np.testing.assert_array_equal(kernel(X), X * 2)
     np.testing.assert_array_equal(nki.simulate(nki.jit(halves)[2])(X[:2]), X[:2])
-    for target in ("trn1", "trn2"):
-        with pytest.raises(IllegalProgram, match="NEURON_PLATFORM_TARGET_OVERRIDE"):
+    for target in ("trn2", "gen3"):
+        with pytest.warns(UserWarning, match="NEURON_PLATFORM_TARGET_OVERRIDE") as found:
+            with_target = nki.jit(platform_target=target)(double)
+        assert [warning.filename for warning in found] == [__file__]
+        np.testing.assert_array_equal(with_target(X), X * 2)
+    for target in ("trn1", "trn9", 2):
+        with pytest.raises(IllegalProgram, match="NEURON_PLATFORM_TARGET_OVERRIDE, here trn2"):
             nki.jit(platform_target=target)
     for wrong in (nki.jit, nki.simulate):
         with pytest.raises(IllegalProgram, match=r"nki\.(jit|simulate)"):
             wrong(3)
+
+
+def test_a_type_that_repeats_dsts() -> None:
+    """No release documents it; published kernels pass it to tensor_copy."""
+
+    def kernel(x: Any, dtype: str, operator: Any = None) -> Any:
+        source, result = nl.ndarray((3, 4), dtype=nl.float32), nl.ndarray((3, 4), dtype=nl.bfloat16)
+        nisa.dma_copy(dst=source, src=x)
+        if operator is None:
+            nisa.tensor_copy(result, source, dtype=dtype)
+        else:
+            nisa.tensor_tensor(result, source, source, operator, dtype=dtype, wrong=1)
+        return stored(result)
+
+    with pytest.warns(UserWarning, match="says here what dst says already") as found:
+        np.testing.assert_array_equal(nki.jit(kernel)(X, nl.bfloat16).astype(np.float32), X)
+    assert [warning.filename for warning in found] == [__file__]
+    for wrong in ((nl.float32,), (nl.bfloat16, nl.add)):
+        with pytest.raises(IllegalProgram, match="unexpected keyword argument"):
+            nki.jit(kernel)(X, *wrong)
 
 
 def test_schedules_are_noted() -> None:

@@ -153,8 +153,6 @@ def test_capacity_is_per_core() -> None:
 
 def test_two_cores_need_trn2_and_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IllegalProgram, match="two cores take part"):
-        nki.jit(lambda x: nisa.core_barrier(x, (0, 1)))(X)
-    with pytest.raises(IllegalProgram, match="two cores take part"):
         nki.jit(lambda: swap(tile((1, 4)), tile((1, 4))))[1]()
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn1")
     with pytest.raises(IllegalProgram, match="exists from trn2 on"):
@@ -261,6 +259,24 @@ def test_core_barrier_orders_accesses() -> None:
 
     for result in in_every_order(kernel, X):
         np.testing.assert_array_equal(result, [[21] * 4, [20] * 4])
+
+
+@pytest.mark.parametrize("grid", [None, 1])
+def test_core_barrier_on_one_core_waits_for_nobody(grid: int | None) -> None:
+    def kernel(x):
+        out = shared(x.shape)
+        nisa.dma_copy(dst=out, src=x)
+        nisa.core_barrier(out, (0, 1))
+        nisa.dma_copy(dst=out[0:1], src=out[1:2])
+        return out
+
+    launched = nki.jit(kernel) if grid is None else nki.jit(kernel)[grid]
+    with pytest.warns(UserWarning, match="on one core there is nothing to wait for") as found:
+        result = launched(X)
+    assert [warning.filename for warning in found] == [__file__]
+    np.testing.assert_array_equal(result, np.concatenate([X[1:2], X[1:]]))
+    with pytest.raises(IllegalProgram, match=r"the cores are \(0, 1\)"):
+        nki.jit(lambda x: nisa.core_barrier(x, (0,)))(X)
 
 
 def test_core_barrier_limits() -> None:
@@ -401,13 +417,21 @@ def test_equal_values_in_the_end_are_a_race_if_another_came_before() -> None:
     always_refused(kernel, "with elements in common", False)
 
 
-def test_equal_values_must_not_be_read_by_the_other_core() -> None:
-    def kernel():
-        out = shared((2, 4), name="out")
-        nisa.dma_copy(dst=out, src=tile((2, 4), value=1))
-        loaded(out)
+def test_equal_values_may_be_read_by_a_core_that_has_written_them() -> None:
+    def kernel(first: int, second: int):
+        """Core 0 writes before or after it reads, core 1 writes `second` at last."""
+        out, core, result = shared((2, 4), name="out"), nl.program_id(0), shared((2, 2, 4))
+        if core == 1 or first:
+            nisa.dma_copy(dst=out, src=tile((2, 4), value=1))
+        nisa.dma_copy(dst=result[core], src=loaded(out))
+        if core == 1:
+            nisa.dma_copy(dst=out, src=tile((2, 4), value=second))
+        return result
 
-    always_refused(kernel, "reads out (2, 4)")
+    for result in in_every_order(kernel, 1, 1):
+        np.testing.assert_array_equal(result, np.ones((2, 2, 4)))
+    always_refused(kernel, "reads out (2, 4)", 0, 1)
+    always_refused(kernel, "with elements in common", 1, 2)
 
 
 def test_reading_what_the_other_core_writes_is_a_race() -> None:

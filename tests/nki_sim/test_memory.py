@@ -119,6 +119,8 @@ def test_sbuf_capacity_counts_live_tensors() -> None:
         held = []
         for i in range(6):
             held.append(nl.ndarray((128, columns), dtype=nl.float32, name=f"weights_{i}"))
+        for one in held:
+            nisa.memset(dst=one, value=0)
 
     in_kernel(released)
     with pytest.raises(IllegalProgram, match=r"212984 bytes per partition of SBUF.*weights_0"):
@@ -139,12 +141,26 @@ def test_capacity_follows_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_psum_has_eight_banks() -> None:
     def body() -> None:
-        held = []
-        for _ in range(9):
-            held.append(nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum))
+        nl.ndarray((128, 9 * 512), dtype=nl.float32, buffer=nl.psum)
 
-    with pytest.raises(IllegalProgram, match="8 banks of PSUM"):
+    with pytest.raises(IllegalProgram, match=r"8 banks of PSUM.*needs 9 alone"):
         in_kernel(body)
+
+
+@pytest.mark.parametrize("used", [0, 1, 8, 9])
+def test_what_is_never_used_needs_no_room(used: int) -> None:
+    """A list of banks of a fixed length, of which a small problem uses the first few."""
+
+    def body() -> None:
+        held = [nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum) for _ in range(9)]
+        for one in held[:used]:
+            nisa.memset(dst=one, value=1)
+
+    if used < 9:
+        in_kernel(body)
+    else:
+        with pytest.raises(IllegalProgram, match=r"8 banks of PSUM.*of 9 that are held"):
+            in_kernel(body)
 
 
 @pytest.mark.parametrize("used_again", [0, 7, 8, 9])
@@ -171,9 +187,9 @@ def test_room_is_counted_at_every_allocation() -> None:
         held = [tile((128, 512), buffer=nl.psum) for _ in range(kept)]
         dead = [tile((128, 512), buffer=nl.psum) for _ in range(20)]
         last = [nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum) for _ in range(4)]
-        for one in held:
+        for one in held + last:
             nisa.memset(dst=one, value=1)
-        assert dead and last
+        assert dead
 
     in_kernel(body, 4)
     with pytest.raises(IllegalProgram, match="8 banks of PSUM"):

@@ -143,7 +143,7 @@ BREAKS: dict[str, Callable[[], Any]] = {
         dst=nl.ndarray((4, 4), dtype=nl.bfloat16, buffer=nl.psum), data=tile((4, 4))
     ),
     "start": lambda: nisa.memset(dst=nl.ndarray((64, 2), dtype=nl.float32)[16:20], value=0.0),
-    "capacity": lambda: [nl.ndarray((128, 20000), dtype=nl.float32) for _ in range(4)],
+    "capacity": lambda: nl.ndarray((128, 80000), dtype=nl.float32),
     "slice": lambda: tile((4, 4))[0:5],
     "operator": lambda: nisa.tensor_tensor(
         dst=tile((4, 4)), data1=tile((4, 4)), data2=tile((4, 4)), op=nl.exp
