@@ -57,7 +57,8 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "the comparison with the oracles": ("kernels/verification.py", CODE, TESTS | RECORD),
     "a layer of the model": ("model/layers.py", CODE, WITH_KERNELS),
     "the model with kernels": ("model/qwen_cpu.py", CODE, WITH_KERNELS),
-    "the baseline": ("model/baseline.py", CODE, {"compile_baseline"} | BASELINES | NKI | CHECKS | RECORD),
+    "the baseline": (
+        "model/baseline.py", CODE, {"compile_baseline"} | BASELINES | NKI | CHECKS | RECORD),
     "the small kernels' model": ("model/qwen_rows.py", CODE, WITH_KERNELS),
     "the tiny checkpoint": ("model/tiny.py", CODE, EVERYTHING - TESTS),
     "the tokenizer's corpus": ("model/tiny_corpus.txt", line("x"), EVERYTHING - TESTS),
