@@ -310,6 +310,9 @@ EXPERTS_PREFILL = KernelSpec(
             "stepwise",
             131,
         ),
+        _prompt_case(
+            "1 rank, 24 tokens, 9 experts", "true", _expert_shapes(24, 2048, 9, 768), (2,)
+        ),
         _prompt_case("one of 20 tokens", "ragged", _expert_shapes(20, 64, 16, 48), BOTH, length=1),
         _prompt_case("tiny prefill", "model", _expert_shapes(24, 64, 16, 48), BOTH),
         _prompt_case(
