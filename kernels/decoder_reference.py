@@ -409,8 +409,15 @@ def decoder_stack(
         normed, weights, experts = _choose(
             total, unpack_vector(post_norm[layer]), w_router[layer], eps, x.dtype, rounding
         )
-        chosen = (normed, weights, experts, w_gate_up[layer], w_down[layer])
-        output = _experts(*chosen, rounding, folded=rounding == "fused")
+        output = _experts(
+            normed,
+            weights,
+            experts,
+            w_gate_up[layer],
+            w_down[layer],
+            rounding,
+            folded=rounding == "fused",
+        )
         total = inner(total + inner(output))
     keys, values = (np.stack(arrays) for arrays in zip(*caches, strict=True))
     return total.astype(x.dtype), keys, values

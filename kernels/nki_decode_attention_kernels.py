@@ -94,7 +94,8 @@ def load_cache(k_cache, v_cache, head):
 
     `head` counts over all leading dimensions. Both come in by one run per partition.
     """
-    width, capacity = k_cache.shape[-2], k_cache.shape[-1]
+    rank = len(k_cache.shape)
+    width, capacity = k_cache.shape[rank - 2], k_cache.shape[rank - 1]
     lines = column_partitions(capacity)
     blocks = capacity // lines
     first = head * width * capacity
@@ -284,7 +285,7 @@ def write_cache(k_cache, v_cache, keys, values, position_tile, kv_heads):
     """
     width, layers, count, tokens = keys.shape
     rank = len(k_cache.shape)
-    capacity = k_cache.shape[-1]
+    capacity = k_cache.shape[rank - 1]
     head = width * capacity
     first_head = share_kv(kv_heads)[0]
     start, stored = share_stored(kv_heads, width)
@@ -334,9 +335,10 @@ def write_cache(k_cache, v_cache, keys, values, position_tile, kv_heads):
 def check_cache(kernel, k_cache, v_cache, position, tokens, group, dtype):
     """Refuse caches [.., kv, D, C] and [.., kv, C, D] that are not of a kind, or do not fit."""
     shape = tuple(k_cache.shape)
-    width, capacity = shape[-2], shape[-1]
+    rank = len(shape)
+    width, capacity = shape[rank - 2], shape[rank - 1]
     check_dtype(kernel, "k_cache", k_cache, dtype)
-    if len(shape) == 4:
+    if rank == 4:
         check_shape(kernel, "v_cache", v_cache, (shape[0], shape[1], capacity, width))
     else:
         check_shape(kernel, "v_cache", v_cache, (shape[0], capacity, width))
@@ -476,7 +478,7 @@ def nki_output_projection_decode_kernel(attended, w_o):
     Args:        attended  [D, heads, T]  float32 or bfloat16  HBM
                  w_o       [D, heads, H]  dtype of attended    HBM
     Returns:     [T, H]  dtype of attended  shared HBM
-    Tiling:      a head is one step of the contraction; outputs in tiles of P, 64 KiB of weights per
+    Tiling:      a head is one step of the contraction; outputs in tiles of P, 32 KiB of weights per
                  partition at a time. Two cores: each contracts half of the heads, one run of memory
                  per partition, and they add each other's sums.
     Engine plan: DMA: the weights, which wait for nothing, and the heads. PE: J x heads products

@@ -14,7 +14,8 @@ import nki.language as nl
 
 from kernels.nki_common import PARTITIONS, check_dtype, check_rank, check_shape
 
-LOAD_BYTES = 65536  # per partition: the most that one load of a weight brings in; two fit in SBUF
+LOAD_BYTES = 32768  # per partition: the most that one load of a weight brings in
+MOST_LOADS = 4  # of one weight that may lie on chip before they are needed
 BANK = 512  # fp32 elements per partition of one PSUM bank: what one tile of products may hold
 
 
@@ -312,7 +313,7 @@ def prefetch_linear(weight, part, width):
     _first_column, steps, first_output, outputs = part
     at_once = blocks_at_once(weight, part, width)
     blocks = outputs // width
-    if blocks > 2 * at_once:
+    if blocks > MOST_LOADS * at_once:
         return None
     tiles = []
     for first in range(0, blocks, at_once):

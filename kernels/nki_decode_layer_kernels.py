@@ -85,13 +85,19 @@ def plan_loads(layer_bytes, expert_bytes):
     """(layers whose weights are on chip at once, bytes per partition left for experts).
 
     2: the next layer's weights come in while a layer attends; 1: while it routes, in the place of
-    its own; 0: each weight in its turn. Two experts must fit besides, one computed, one on its way.
+    its own; both with two experts besides, one computed, one on its way. 0: each load in its
+    turn, and besides the experts two of them and the weights of keys and values at once.
     """
     if 2 * layer_bytes + 2 * expert_bytes <= WEIGHT_ROOM:
         return 2, WEIGHT_ROOM - 2 * layer_bytes
     if layer_bytes + 2 * expert_bytes <= WEIGHT_ROOM:
         return 1, WEIGHT_ROOM - layer_bytes
-    return 0, WEIGHT_ROOM - LOAD_BYTES
+    room = WEIGHT_ROOM - 3 * LOAD_BYTES
+    assert expert_bytes <= room, (
+        f"an expert's weights must take at most {room} bytes per partition, received "
+        f"{expert_bytes}; share the experts' width among more ranks"
+    )
+    return 0, room
 
 
 def load_layer(weights, caches, layer, heads, ahead):

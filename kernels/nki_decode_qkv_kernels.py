@@ -351,11 +351,11 @@ def nki_qkv_decode_kernel(
                  rounding     string "fused" or "stepwise"
     Returns:     q [D, heads, T], k [D, kv_heads, T], v [T, kv_heads, D] and, with a residual, s
                  [T, H]; dtype of x  shared HBM
-    Tiling:      hidden states as columns [P, J, T]; weights [P, J, 64 KiB per partition at a time],
+    Tiling:      hidden states as columns [P, J, T]; weights [P, J, 32 KiB per partition at a time],
                  stationary in tiles of one head; a head is a column of D partitions. Two cores:
                  each half of the query heads and of the key heads. One key head: each core projects
                  half of J to the whole key and value, and they exchange these parts.
-    Engine plan: DMA: x and tables as rows; the weights in two loads of up to 64 KiB per partition,
+    Engine plan: DMA: x and tables as rows; the weights in loads of up to 32 KiB per partition,
                  which wait for nothing. PE: one transpose per table, the products, sums over
                  partitions as products with ones, the exchange of halves as one with a permutation.
                  ACT: squares with fused sum, rsqrt. VE: the rest. sendrecv: [D, 2, T] fp32, during

@@ -15,14 +15,12 @@ from kernels.specs.rows import ROW_KERNELS
 
 __all__ = ["DTYPES", "EPS", "SPECS", "Case", "Inputs", "KernelSpec", "Kind", "Refusal", "Tolerance"]
 
-SPECS: dict[str, KernelSpec] = {
-    spec.name: spec
-    for spec in (
-        *ROW_KERNELS,
-        *DECODE_ATTENTION_KERNELS,
-        *DECODE_LAYER_KERNELS,
-        *PREFILL_ATTENTION_KERNELS,
-        *MOE_KERNELS,
-        LM_HEAD,
-    )
-}
+FAMILIES = (
+    *ROW_KERNELS,
+    *DECODE_ATTENTION_KERNELS,
+    *MOE_KERNELS,
+    LM_HEAD,
+    *DECODE_LAYER_KERNELS,
+    *PREFILL_ATTENTION_KERNELS,
+)
+SPECS: dict[str, KernelSpec] = {spec.name: spec for spec in FAMILIES}

@@ -24,7 +24,6 @@ from nki_sim.schedule import shuffled
 
 STACK = SPECS["decoder_stack"]
 TINY = Case("ranks", "model", stack_shapes(2, 2, 64, 8, 4, 16, 48, 16, 48))
-TRUE = stack_shapes(1, 1, 2048, 8, 1, 128, 640, 128, 192)
 Arrays = dict[str, Any]
 
 
@@ -132,15 +131,22 @@ def test_the_caller_may_update_the_cache(cores: int) -> None:
 @pytest.mark.parametrize("platform", ["trn2", "trn3"])
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tokens", [1, 8])
+@pytest.mark.parametrize("rank", [(8, 1, 192), (16, 2, 384)], ids=["TP 4", "TP 2"])
 def test_layers_fit_on_chip(
-    platform: str, cores: int, dtype: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+    platform: str,
+    cores: int,
+    dtype: str,
+    rank: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", platform)
-    arguments = hollow(stack_shapes(3, tokens, 2048, 8, 1, 128, 640, 128, 192), dtype)
+    heads, kv_heads, width = rank
+    arguments = hollow(stack_shapes(3, 8, 2048, heads, kv_heads, 128, 640, 128, width), dtype)
     with nki_sim.mode("shapes"), nki_sim.record() as recording:
         nki_decoder_stack_kernel[cores](**arguments)
-    assert recording.launches[0].summary()["sbuf_peak_bytes_per_partition"] > 0
+    peak = recording.launches[0].sbuf_peak_bytes_per_partition
+    assert peak > 100_000
+    assert peak < 200_000 or heads > 8, "the rest is for what the compiler itself needs"
 
 
 def hollow(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> Arrays:
@@ -156,6 +162,8 @@ def test_weights_come_in_as_early_as_they_fit() -> None:
     assert plan_loads(44_000, 20_480)[0] == 2
     assert plan_loads(80_000, 20_480)[0] == 1
     assert plan_loads(160_000, 40_960)[0] == 0
+    with pytest.raises(AssertionError, match="more ranks"):
+        plan_loads(300_000, 147_456)
 
 
 def test_only_the_ranks_kernel_needs_a_later_release() -> None:
