@@ -211,11 +211,12 @@ def nki_qkv_prefill_kernel(
                  t [S, H]; dtype of x  shared HBM
     Tiling:      128 tokens per tile: their rows are normed, transposed in J pieces of [128, P] to
                  [P, J, 128] and kept. w_qkv comes in parts of whole heads, up to 40 KiB per
-                 partition and 1536 columns, 16 KiB per partition and DMA where a part is all (10
-                 heads of 128 in bfloat16); each part is read once and meets all tokens. A matmul
-                 has 128 tokens as stationary and up to 512 outputs as moving operand.
-                 Cores: consecutive shares of the heads, so that each reads its weights alone; both
-                 norm all tokens, and each stores half of every row of t.
+                 partition and 1536 columns, by 4 DMAs each (10 heads of 128 in bfloat16 are one
+                 part: runs of 10 KiB); a part is read once and meets all tokens. A matmul has 128
+                 tokens as stationary and up to 512 outputs as moving operand.
+                 Cores: consecutive shares of all heads, those of keys and values behind those of
+                 queries, so that each weight is read by one core; with few tokens weights are most
+                 of what is read. Both norm all tokens, and each stores half of every row of t.
     Engine plan: PE: J transposes and J N / 512 matmuls per tile, one transpose per head. ACT:
                  squares with fused sums, rsqrt. VE: additions, scales, RoPE, PSUM to SBUF. GpSimd:
                  the identity. The next tile is normed between a tile's matmuls and its heads, so

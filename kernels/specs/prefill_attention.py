@@ -60,7 +60,7 @@ def _qkv_refusal(
     scalars: dict[str, float | str] | None = None,
     tokens: int = 4,
 ) -> Refusal:
-    usual = {"eps": EPS, "kv_heads": 1, "rounding": "fused"}
+    usual: Scalars = {"eps": EPS, "kv_heads": 1, "rounding": "fused"}
     return Refusal(
         label,
         message,
