@@ -195,7 +195,7 @@ MUTANTS = {
         "keys = load_keys(k, kv_head)",
         "keys = load_keys(k, 0)",
     ),
-    "scores not scaled": ("attention_prefill", "scale = head_dim**-0.5", "scale = 1.0"),
+    "scores of a prompt not scaled": ("attention_prefill", "scale = head_dim**-0.5", "scale = 1.0"),
     "outputs of the first part": (
         "output_projection_prefill",
         "load_outputs(w_o, start, stop - start)",
