@@ -43,6 +43,13 @@ BASELINES_FILE = REPOSITORY / "config" / "baselines.yaml"
 OPTIMIZATION_TECHNIQUES = (
     "Tiles of 128 rows, one per SBUF partition; short rows share a partition and a single row is "
     "cut over several, so that decode keeps more than one lane busy",
+    "A decode step in two launches: all layers with the residual on chip, then the LM head with "
+    "the greedy choice; the next layer's weights come in while a layer attends",
+    "Weights packed once at load, so that a DMA brings one long run per partition",
+    "Only the chosen experts' weights are read, by dynamic address, the next one's while one "
+    "computes",
+    "A prompt's tokens grouped by expert on chip, so that work follows the tokens really routed",
+    "Causal attention of a prompt by blocks with online softmax",
     "Residual addition and RMSNorm in one pass over the hidden states",
     "Softmax with the row maximum as bias of the exponential and the row sum taken in the same "
     "pass",

@@ -222,6 +222,16 @@ def decoder_stack(
     return hidden
 
 
+def nki_attention(query: Tensor, key: Tensor, value: Tensor, cores: int | None = None) -> Tensor:
+    """Causal attention of one prompt: (1, heads, S, D) over (1, kv heads, S, D) -> as the query.
+
+    Padding must be on the right. `cores`: see `Launching`.
+    """
+    query, key = (part[0].transpose(1, 2) for part in (query, key))
+    attended: Tensor = Launching(cores)("attention_prefill", query, key, value[0])
+    return attended.transpose(1, 2)[None]
+
+
 def rotary_tables(head_dim: int, theta: float, start: int, stop: int, dtype: torch.dtype) -> Tables:
     """RoPE's cos and sin [tokens, D] for positions start..stop, from float32 angles.
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import dispatch, neuron_hooks, neuron_state
+from model.layers import nki_attention
 from model.plan import why_not_routed
 from model.row_layers import (
     NKIRMSNorm,
@@ -51,6 +52,7 @@ __all__ = [
 
 Module = TypeVar("Module", bound=nn.Module)
 logger = logging.getLogger(__name__)
+MOST_HEAD_DIM = 128  # that the attention kernels contract over
 
 # What NxDI's CPU path demands: one graph for all lengths, no kernel that only a device has.
 CPU_SETTINGS = {
@@ -149,8 +151,14 @@ class NeuronQwen3MoEAttention(stock.NeuronQwen3MoEAttention):
     ) -> tuple[Tensor, Any]:
         """Attend among Q (B, heads, S, D), K, V (B, kv heads, S, D); -> (B, heads, S, D), NONE.
 
-        Where NxDI takes a flash kernel, scores never leave it: there is no softmax to replace.
+        One kernel for all of it, else one for the softmax. Where NxDI takes a flash kernel, scores
+        never leave that: there is no softmax to replace.
         """
+        whole = self._why_not_attention(Q, bsz)
+        if whole is None:
+            none = type(self.get_flash_attention_strategy(q_len, True)).NONE
+            return nki_attention(Q, K, V, self._cores()), none
+        neuron_hooks.record("attention_prefill", "CTE", whole, self.layer)
         strategy = self.get_flash_attention_strategy(q_len, attention_mask is not None)
         if strategy.name != "NONE":
             reason: str | None = f"NxDI attends with its flash kernel ({strategy.name})"
@@ -200,6 +208,29 @@ class NeuronQwen3MoEAttention(stock.NeuronQwen3MoEAttention):
         shares = nki_softmax(torch.cat((prior.float(), active.float()), dim=-1)).to(Q.dtype)
         attended = torch.matmul(shares[..., :cached], values)
         return attended + torch.matmul(shares[..., cached:], repeat_kv(V, groups))
+
+    def _why_not_attention(self, Q: Tensor, bsz: int) -> str | None:
+        config = self.neuron_config
+        if bsz != 1:
+            return f"{bsz} sequences, the kernel takes one"
+        if getattr(config, "padding_side", "right") == "left":
+            return "prompts are padded on the left, the kernel masks by order alone"
+        if getattr(self, "sliding_window", None) is not None:
+            return "tokens see a window alone"
+        if getattr(config, "cp_degree", 1) > 1:
+            return "a prompt is split over ranks"
+        for name in ("is_prefix_caching", "is_chunked_prefill"):
+            if getattr(config, name, False):
+                return f"{name} is on: tokens see more than their own prompt"
+        if getattr(self, "learned_sinks_size", None) is not None:
+            return "learned sinks take part in the softmax"
+        if self.head_dim > MOST_HEAD_DIM:
+            return f"head_dim {self.head_dim}, the kernel takes up to {MOST_HEAD_DIM}"
+        return neuron_hooks.why_not_rows("attention_prefill", Q.dtype, 1, self.head_dim, 1)
+
+    def _cores(self) -> int | None:
+        """The launch grid: the physical cores of a rank, over which the kernel splits its work."""
+        return self.logical_nc_config if self.logical_nc_config > 1 else None
 
     def _why_not_rope(self, Q: Tensor, K: Tensor, table: Tensor | None) -> str | None:
         if table is not None and table.dtype not in (Q.dtype, torch.float32):

@@ -130,7 +130,6 @@ PORTABLE = {
     "reciprocal": {"dst", "data", "name"},
     "iota": {"dst", "pattern", "offset", "channel_multiplier", "name"},
     "sendrecv": {"src", "dst", "send_to_rank", "recv_from_rank", "pipe_id", "name"},
-    "core_barrier": {"data", "cores", "engine", "name"},
     "register_alloc": set(),
     "register_load": {"dst", "src"},
     "max8": {"dst", "src", "name"},

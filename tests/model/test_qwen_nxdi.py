@@ -294,7 +294,9 @@ def by_function(launches: dict[str, int]) -> Counter[str]:
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_launches_are_the_architectures(release, checkpoint, phase):
     model = on_cpu(checkpoint)
-    expected = expected_launches(tiny.CONFIG, phase, final_norm_fused=False)
+    expected = expected_launches(tiny.CONFIG, phase, "rows", final_norm_fused=False)
+    if phase == "prefill":  # attention is one kernel there
+        expected["attention_prefill"] = expected.pop("softmax")
     with torch.inference_mode():
         if phase == "decode":
             model.model(PROMPT[None])
@@ -322,14 +324,17 @@ def test_weights_that_are_placeholders_reach_kernels_as_plain_tensors(newest):
 # Where a kernel does not stand, NxDI's own does, and the reason is kept --------------------------
 
 
-def test_flash_attention_and_blocks_of_experts_stay_nxdis(newest, on_device, checkpoint, reference):
+def test_attention_takes_the_place_of_flash_and_blocks_of_experts_stay_nxdis(
+    newest, on_device, checkpoint, reference
+):
     prompt = torch.arange(300, 556)  # 256 tokens: NxDI's flash kernel, and more rows than a block
     settings = {"nki_defaults": False, "seq_len": 320}
     model = on_cpu(checkpoint, settings)
     with dispatch.counting() as launched:
         actual = logits(model, prompt, 7)
     assert drift(actual, reference_logits(reference, prompt, 7)) < FLOAT32_DRIFT
-    assert reasons("softmax", "CTE") == ["NxDI attends with its flash kernel (SHARDED_KERNEL)"]
+    assert reasons("attention_prefill", "CTE") == reasons("softmax", "CTE") == []
+    assert launched["attention_prefill"] == tiny.CONFIG["num_hidden_layers"]
     blocks = "NxDI's blocks of one expert each would launch once per block"
     assert reasons("silu", "CTE") == reasons("expert_aggregation", "CTE") == [blocks]
     assert reasons("softmax", "TKG") == reasons("silu", "TKG") == []
@@ -338,9 +343,40 @@ def test_flash_attention_and_blocks_of_experts_stay_nxdis(newest, on_device, che
     assert silu.layers == (0, 1)
 
 
-def test_a_short_flash_free_prefill_says_nothing_of_flash(newest, on_device, checkpoint):
-    logits(on_cpu(checkpoint, {"nki_defaults": False}), PROMPT, 7)
-    assert reasons("softmax", "CTE") == []
+@pytest.mark.parametrize("tokens", [20, 256])
+def test_attention_that_the_kernel_cannot_do(newest, on_device, checkpoint, reference, tokens):
+    """Then the softmax's kernel stands there, or NxDI's flash kernel, and both reasons are kept."""
+    prompt = torch.arange(300, 300 + tokens)
+    model = on_cpu(checkpoint, {"nki_defaults": False, "seq_len": 320})
+    for layer in model.model.layers:
+        layer.self_attn.neuron_config.padding_side = "left"
+    with dispatch.counting() as launched:
+        actual = logits(model, prompt, 7)
+    assert drift(actual, reference_logits(reference, prompt, 7)) < FLOAT32_DRIFT
+    assert launched["attention_prefill"] == 0
+    assert "padded on the left" in reasons("attention_prefill", "CTE")[0]
+    flash = ["NxDI attends with its flash kernel (SHARDED_KERNEL)"]
+    assert reasons("softmax", "CTE") == (flash if tokens == 256 else [])
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        ("attention", "sliding_window", 64, "a window alone"),
+        ("attention", "learned_sinks_size", 1, "sinks"),
+        ("attention", "head_dim", 256, "head_dim 256"),
+        ("config", "is_chunked_prefill", True, "is_chunked_prefill is on"),
+        ("config", "cp_degree", 2, "split over ranks"),
+    ],
+)
+def test_why_attention_is_not_ours(newest, checkpoint, owner, name, value, reason):
+    attention = on_cpu(checkpoint).model.layers[0].self_attn
+    query = torch.randn(1, 8, 4, 16)
+    assert attention._why_not_attention(query, 1) is None
+    assert "2 sequences" in attention._why_not_attention(query, 2)
+    assert "float16" in attention._why_not_attention(query.half(), 1)
+    setattr(attention if owner == "attention" else attention.neuron_config, name, value)
+    assert reason in attention._why_not_attention(query, 1)
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -149,9 +149,9 @@ def test_unusable_prompts_stop_the_workflow(finished: Checkout) -> None:
 
 def test_a_second_file_is_laid_over_the_first(finished: Checkout, tmp_path: Path) -> None:
     other = tmp_path / "quick.yaml"
-    other.write_text("evaluation: {timed_runs: 1}\n")
+    other.write_text("evaluation: {timed_runs: 2}\n")
     output = finished.run("--dry-run", "--printshellcmds", "--configfile", str(other))
-    assert "--timed-runs=1" in output and "--seed=0" in output and "--max-new-tokens" not in output
+    assert "--timed-runs=2" in output and "--seed=0" in output and "--max-new-tokens" not in output
 
 
 HOSTILE = """`touch hacked` $(touch hacked) "$HOME" 'q' {x} {{y}} \\n %s ; & | < > # é 界 \u202e"""
