@@ -24,8 +24,39 @@ ENGINES = {
 }
 """Engines in the order of the report's tables and figures, with the hardware's short names."""
 
+SPARSE_LIMIT = 0.5
+"""Bytes read per byte of input below which a kernel leaves most of its input unread."""
+
 REREAD_LIMIT = 1.05
 """Bytes read per byte of input above which the report says that a kernel reads its input again."""
+
+FAMILIES = (
+    ("Decoder stack", ("decoder_stack",)),
+    ("Decode attention", ("qkv_decode", "attention_decode", "output_projection_decode")),
+    ("Decode MoE", ("router_decode", "experts_decode")),
+    ("LM head", ("lm_head",)),
+    ("Prefill attention", ("qkv_prefill", "attention_prefill", "output_projection_prefill")),
+    ("Prefill MoE", ("router_prefill", "experts_prefill")),
+    (
+        "Rows",
+        (
+            "rmsnorm", "add_rmsnorm", "rope", "softmax",
+            "router_softmax", "top8", "silu", "expert_aggregation",
+        ),
+    ),
+)  # fmt: skip
+"""Families of kernels by their names in a record, in the order of the report."""
+
+OPERATIONS = {
+    "qkv": "QKV",
+    "attention": "attention",
+    "output_projection": "output projection",
+    "router": "router",
+    "experts": "experts",
+}
+"""A layer's matrix products by their names in a record, with short names for figures."""
+
+PHASES = {"prefill": "prefill", "decode_step": "decode step"}
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "uint32": 4}
 
@@ -89,6 +120,50 @@ def launches_match(kernel: Fields) -> bool:
     )
 
 
+def families(kernels: list[Fields]) -> list[tuple[str, list[Fields]]]:
+    """Return the kernels by family, those of none at the end as "Others"; no family is empty."""
+    by_name = {kernel["kernel"]: kernel for kernel in kernels}
+    grouped = []
+    for title, names in FAMILIES:
+        members = [by_name.pop(name) for name in names if name in by_name]
+        grouped += [(title, members)] if members else []
+    return [*grouped, ("Others", list(by_name.values()))] if by_name else grouped
+
+
+def runs(record: Fields) -> list[tuple[str, str, list[Fields]]]:
+    """Return (kernel path, dtype, results) of the evaluation and of each check of another path.
+
+    Each result has `drift` and `coverage`. There are none of a device, whose record lacks both.
+    """
+    evaluated = [p["nki"] for p in record["per_prompt_results"] if "coverage" in p["nki"]]
+    if not evaluated:
+        return []
+    configuration = record["test_configuration"]
+    first = (configuration["kernel_path"], configuration["dtype"], evaluated)
+    checks = [(c["kernel_path"], c["dtype"], [c]) for c in record["path_checks"]]
+    return [first, *checks]
+
+
+def drift_by_layer(results: list[Fields], phase: str) -> list[float]:
+    """Return the largest relative drift of each layer over the results of a run, layer by layer."""
+    entries = [e for r in results for e in r["drift"]["layers"] if e["phase"] == phase]
+    layers = sorted({entry["layer"] for entry in entries})
+    return [max(e["relative"] for e in entries if e["layer"] == layer) for layer in layers]
+
+
+def prefill_overheads(results: list[Fields]) -> dict[str, list[float]]:
+    """Return counted over useful MACs of the prefill, by operation with a kernel of its own."""
+    found: dict[str, list[float]] = {}
+    for operation in OPERATIONS:
+        kernel = f"{operation}_prefill"
+        phases = [result["coverage"]["prefill"] for result in results]
+        if all(kernel in phase["counted_macs"] for phase in phases):
+            found[operation] = [
+                phase["counted_macs"][kernel] / phase["useful_macs"][operation] for phase in phases
+            ]
+    return found
+
+
 def accuracy_of(prompt: Fields) -> Fields:
     """Return the accuracy report of a prompt's NKI run."""
     accuracy: Fields = prompt["nki"]["accuracy"]
@@ -129,8 +204,9 @@ def facts(record: Fields) -> dict[str, Any]:
         "idle": [
             k for k in kernels if k["launches"]["prefill"] + k["launches"]["decode_step"] == 0
         ],
-        "prefill_launches": sum(kernel["launches"]["prefill"] for kernel in kernels),
-        "decode_launches": sum(kernel["launches"]["decode_step"] for kernel in kernels),
+        "launched": [k for k in kernels if k["launches"]["prefill"] + k["launches"]["decode_step"]],
+        "operations": OPERATIONS,
+        "phases": PHASES,
         "worst_fp32": max(kernels, key=lambda k: k["validation"]["float32"]["max_abs_error"]),
         "worst_bf16": max(
             (kernel for kernel in kernels if kernel not in fp32_only),
@@ -147,9 +223,9 @@ def facts(record: Fields) -> dict[str, Any]:
         "divergences": sum(len(accuracy_of(prompt)["divergences"]) for prompt in prompts),
         "largest_logit_error": max(accuracy_of(p)["max_abs_logit_error"] for p in prompts),
         "smallest_gap": min(accuracy_of(p)["smallest_baseline_gap"] for p in prompts),
-        "prefill_expected": sum(kernel["launches"]["prefill_expected"] for kernel in kernels),
-        "decode_expected": sum(kernel["launches"]["decode_step_expected"] for kernel in kernels),
+        "families": families(kernels),
         **_work_facts(kernels),
+        **_run_facts(record),
         **(_device_facts(prompts) if record["backend"] == "neuron" else {}),
     }
 
@@ -157,6 +233,7 @@ def facts(record: Fields) -> dict[str, Any]:
 def _work_facts(kernels: list[Fields]) -> dict[str, Any]:
     """Return extremes of traffic, intensity and granularity over the kernels."""
     of = {kernel["kernel"]: work(kernel["cost"]) for kernel in kernels}
+    thin = [k for k in kernels if 0 < of[k["kernel"]].macs_per_byte <= 1]
     by_grain = sorted(kernels, key=lambda kernel: of[kernel["kernel"]].bytes_per_instruction)
     return {
         "work": of,
@@ -165,6 +242,11 @@ def _work_facts(kernels: list[Fields]) -> dict[str, Any]:
         "rereading": [
             kernel for kernel in kernels if of[kernel["kernel"]].read_factor > REREAD_LIMIT
         ],
+        "sparse": [k for k in kernels if of[k["kernel"]].read_factor < SPARSE_LIMIT],
+        "thin": thin,
+        "thin_heaviest": max(thin, key=lambda k: of[k["kernel"]].total_bytes, default=None),
+        "most_intense": max(kernels, key=lambda k: of[k["kernel"]].macs_per_byte),
+        "fullest": max(kernels, key=lambda k: k["cost"]["sbuf_peak_bytes_per_partition"]),
         "without_macs": [kernel for kernel in kernels if kernel["cost"]["macs"] == 0],
         "highest_intensity": max(one.macs_per_byte for one in of.values()),
         "finest": by_grain[0],
@@ -173,6 +255,57 @@ def _work_facts(kernels: list[Fields]) -> dict[str, Any]:
         "coarsest_bytes": of[by_grain[-1]["kernel"]].bytes_per_instruction,
         "sbuf_peak": max(kernel["cost"]["sbuf_peak_bytes_per_partition"] for kernel in kernels),
         "cost_dtypes": sorted({kernel["cost"]["dtype"] for kernel in kernels}),
+    }
+
+
+def _run_facts(record: Fields) -> dict[str, Any]:
+    """Return the runs, and the extremes of the evaluation's coverage and drift if there are any."""
+    found = runs(record)
+    if not found:
+        return {"runs": []}
+    results = found[0][2]
+    phases = {phase: [result["coverage"][phase] for result in results] for phase in PHASES}
+    everything = [phase for values in phases.values() for phase in values]
+    layers = [entry for result in results for entry in result["drift"]["layers"]]
+    overheads = [
+        (overhead, operation, prompt)
+        for operation, values in prefill_overheads(results).items()
+        for overhead, prompt in zip(values, record["per_prompt_results"], strict=True)
+    ]
+    return {
+        "runs": [
+            {
+                "kernel_path": path,
+                "dtype": dtype,
+                "results": members,
+                "tokens_equal": sum(one["accuracy"]["tokens_equal"] for one in members),
+                "tokens_checked": sum(one["accuracy"]["tokens_checked"] for one in members),
+                "fraction": max(
+                    entry["fraction_of_tolerance"]
+                    for one in members
+                    for entry in one["accuracy"]["top_k"]
+                ),
+                "logit_error": max(one["accuracy"]["max_abs_logit_error"] for one in members),
+                "passed": all(one["accuracy"]["passed"] for one in members),
+                "drift": max(e["relative"] for one in members for e in one["drift"]["layers"]),
+                "ulps": max(e["largest_ulps"] for one in members for e in one["drift"]["layers"]),
+                "shares": [
+                    min(one["coverage"][phase]["useful_share"] for one in members)
+                    for phase in PHASES
+                ],
+            }
+            for path, dtype, members in found
+        ],
+        "least_share": min(phase["useful_share"] for phase in everything),
+        "least_share_of_layers": min(phase["useful_share_of_layers"] for phase in everything),
+        "worst_drift": max(layers, key=lambda entry: entry["relative"]),
+        "worst_padding": max(overheads, key=lambda entry: entry[0], default=None),
+        **{
+            f"{phase}_overheads": sorted(
+                one["overhead"] for one in values if one["overhead"] is not None
+            )
+            for phase, values in phases.items()
+        },
     }
 
 

@@ -16,17 +16,29 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from evaluation.files import read_json, write_atomically
-from report.facts import ENGINES, accuracy_of, engines, top_k_entry, top_k_keys
+from report.facts import (
+    ENGINES,
+    OPERATIONS,
+    PHASES,
+    accuracy_of,
+    drift_by_layer,
+    engines,
+    families,
+    prefill_overheads,
+    runs,
+    top_k_entry,
+    top_k_keys,
+)
 from report.fields import Fields
 
 COLUMN_IN = 3.3
 """Width of one text column, in inches."""
 
 _PNG_DPI = 200
-_LABEL_LENGTH = 24
+_LABEL_LENGTH = 27
 _DARK, _ORANGE, _SKY, _GREEN, _GREY = "#0b4f7d", "#e69f00", "#7cc4ee", "#009e73", "#5b5b5b"
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _COLOURS = (_DARK, _ORANGE, _SKY, _GREEN, "#cc79a7", "#f0e442")
@@ -122,8 +134,8 @@ def _draw_gaps(axes: Axes, prompts: list[Fields]) -> None:
 
 def kernel_errors(record: Fields) -> Figure:
     """Largest absolute error of each kernel against its oracle, fp32 and bf16, logarithmic."""
-    kernels = record["nki_kernels_implemented"]
-    figure = _figure(0.75 + 0.17 * len(kernels))
+    kernels = _by_family(record)
+    figure = _figure(0.75 + 0.135 * len(kernels))
     axes = figure.subplots()
     errors = {
         dtype: [_error(kernel["validation"], dtype) for kernel in kernels]
@@ -134,6 +146,7 @@ def kernel_errors(record: Fields) -> Figure:
     _log_axis(axes, values)
     axes.set_xlabel("largest absolute error against the oracle")
     _name_rows(axes, [_short(kernel["name"], 30) for kernel in kernels])
+    _part_families(axes, record)
     _legend(axes)
     return figure
 
@@ -145,8 +158,8 @@ def _error(validation: Fields, dtype: str) -> float:
 
 def kernel_work(record: Fields) -> Figure:
     """Instructions of one launch by engine (left), bytes to and from HBM (right)."""
-    kernels = record["nki_kernels_implemented"]
-    figure = _figure(0.85 + 0.2 * len(kernels))
+    kernels = _by_family(record)
+    figure = _figure(0.75 + 0.145 * len(kernels))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
     counts = {
         engine: [k["cost"]["instructions"].get(engine, 0) for k in kernels]
@@ -161,10 +174,84 @@ def kernel_work(record: Fields) -> Figure:
     values = _flat(traffic.values())
     _dots(right, traffic, {name: name for name in traffic}, _floor(values), spread=0.3)
     _log_axis(right, values, ticks=4)
-    right.set_xlabel("HBM traffic (KiB)")
+    right.set_xlabel("HBM (KiB)")
     _name_rows(left, [_short(kernel["name"]) for kernel in kernels])
     for axes in (left, right):
+        _part_families(axes, record)
         _legend(axes)
+    return figure
+
+
+def _by_family(record: Fields) -> list[Fields]:
+    """Return the record's kernels, family after family."""
+    return [k for _title, members in families(record["nki_kernels_implemented"]) for k in members]
+
+
+def _part_families(axes: Axes, record: Fields) -> None:
+    """Draw a line between the rows of one family and the next."""
+    row = -0.5
+    for _title, members in families(record["nki_kernels_implemented"])[:-1]:
+        row += len(members)
+        axes.axhline(row, color="#9a9a9a", linewidth=0.5)
+
+
+def padding(record: Fields) -> Figure:
+    """Counted over useful MACs of each product of a prefill, by prompt, logarithmic."""
+    evaluated = runs(record)[:1]
+    overheads = prefill_overheads(evaluated[0][2]) if evaluated else {}
+    prompts = record["per_prompt_results"]
+    figure = _figure(0.75 + 0.2 * len(prompts))
+    axes = figure.subplots()
+    if not overheads:
+        return _without(axes, "no prefill by kernels of products in this record")
+    _dots(axes, overheads, OPERATIONS, _floor(_flat(overheads.values())), spread=0.5)
+    highest = max(_flat(overheads.values()))
+    axes.set_xscale("log")
+    axes.set_xlim(0.9, 1.25 * max(highest, 2))
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick <= 1.25 * max(highest, 2)]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("counted over useful MACs")
+    names = [f"{_short(p['name'])} ({p['input_tokens']})" for p in prompts]
+    _name_rows(axes, names)
+    _legend(axes)
+    return figure
+
+
+def drift(record: Fields) -> Figure:
+    """Relative distance from the baseline's hidden state after each layer, by phase and run."""
+    found = runs(record)
+    figure = _figure(1.75)
+    if not found:
+        return _without(figure.subplots(), "no drift in this record")
+    pair = figure.subplots(1, 2, sharey=True)
+    lowest = _floor([v for *_run, r in found for phase in PHASES for v in drift_by_layer(r, phase)])
+    for axes, (phase, title) in zip(pair, PHASES.items(), strict=True):
+        for index, (path, dtype, results) in enumerate(found):
+            values = [value or lowest for value in drift_by_layer(results, phase)]
+            style = {"marker": _MARKERS[index % 6], "color": _COLOURS[index % 6], "linewidth": 0.8}
+            label = f"{path}, {'BF16' if dtype == 'bfloat16' else 'FP32'}"
+            axes.plot(range(len(values)), values, label=label, **style)
+        axes.set_yscale("log")
+        axes.grid(True, axis="y")
+        axes.grid(False, axis="x")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(-0.3, len(values) - 0.7)
+        axes.set_xticks(sorted({0, (len(values) - 1) // 2, len(values) - 1}))
+        axes.set_xlabel(f"layer, {title}")
+    pair[0].set_ylabel("relative drift")
+    handles, labels = pair[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, handlelength=1.4)
+    return figure
+
+
+def _without(axes: Axes, reason: str) -> Figure:
+    """Return the figure of `axes`, which says why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes)
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
     return figure
 
 
@@ -195,6 +282,8 @@ FIGURES: dict[str, Callable[[Fields], Figure]] = {
     "accuracy_margin": accuracy_margin,
     "kernel_errors": kernel_errors,
     "kernel_work": kernel_work,
+    "padding": padding,
+    "drift": drift,
 }
 """Every figure of the report by name; the files are called after it."""
 

@@ -95,6 +95,8 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "shape": _shape,
         "words": _words,
         "top_k": _top_k,
+        "short_dtype": lambda dtype: {"float32": "FP32", "bfloat16": "BF16"}.get(dtype, dtype),
+        "range": _range,
         "path": tex.Tex,
         "plain": lambda value, digits=3: tex.Tex(tex.rounded(value, digits)),
         "plain_int": lambda value: tex.Tex(int(value)),
@@ -104,6 +106,8 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "top_k_entry": top_k_entry,
         "prompt_name": _prompt_name,
         "count": _count,
+        "million": 10**6,
+        "kibi": 2**10,
     }
     return environment
 
@@ -124,6 +128,12 @@ def _words(items: list[Any], separator: str = ", ") -> tex.Tex:
     if len(parts) < 2 or separator != ", ":
         return tex.Tex(separator.join(parts))
     return tex.Tex(", ".join(parts[:-1]) + " and " + parts[-1])
+
+
+def _range(values: list[float]) -> tex.Tex:
+    """Return "1.2 to 8.5" of sorted values, one number where both ends print alike."""
+    low, high = tex.num(values[0]), tex.num(values[-1])
+    return low if low == high else tex.Tex(f"{low} to {high}")
 
 
 def _count(number: int, noun: str) -> tex.Tex:

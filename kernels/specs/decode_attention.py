@@ -42,7 +42,7 @@ _QKV_REFUSED: Scalars = {"eps": EPS, **_kv(1)}
 
 QKV_DECODE = KernelSpec(
     name="qkv_decode",
-    title="QKV, decode",
+    title="QKV (decode)",
     file="nki_decode_qkv_kernels.py",
     function="nki_qkv_decode_kernel",
     description="Norm, projection to queries, keys and values, their norms and RoPE, few tokens",
@@ -180,7 +180,7 @@ _INT32 = {"position": "int32"}
 
 ATTENTION_DECODE = KernelSpec(
     name="attention_decode",
-    title="Attention, decode",
+    title="Attention (decode)",
     file="nki_decode_attention_kernels.py",
     function="nki_attention_decode_kernel",
     description="Grouped-query attention of few tokens over the cache, and the cache's update",
@@ -334,7 +334,7 @@ def _output(tokens: int, heads: int, head_dim: int, hidden: int) -> samples.Shap
 
 OUTPUT_PROJECTION_DECODE = KernelSpec(
     name="output_projection_decode",
-    title="Output projection, decode",
+    title="Output projection (decode)",
     file="nki_decode_attention_kernels.py",
     function="nki_output_projection_decode_kernel",
     description="Projection of the attended heads of few tokens to the hidden size",

@@ -48,7 +48,7 @@ _INT32 = {"position": "int32"}
 
 DECODER_STACK = KernelSpec(
     name="decoder_stack",
-    title="Decoder layers, decode",
+    title="Decoder layers (decode)",
     file="nki_decode_layer_kernels.py",
     function="nki_decoder_stack_kernel",
     description="Decoder layers of few tokens in one launch, with the residual kept on chip",

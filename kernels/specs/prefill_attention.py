@@ -89,7 +89,7 @@ _QKV_WHY_BF16 = (
 
 QKV_PREFILL = KernelSpec(
     name="qkv_prefill",
-    title="QKV Projection (prefill)",
+    title="QKV (prefill)",
     file="nki_prefill_projection_kernels.py",
     function="nki_qkv_prefill_kernel",
     description="Residual addition, RMSNorm, QKV projection, head norms and RoPE of a prompt",
@@ -168,7 +168,7 @@ def _attention_case(
 
 ATTENTION_PREFILL = KernelSpec(
     name="attention_prefill",
-    title="Causal Attention (prefill)",
+    title="Attention (prefill)",
     file="nki_prefill_attention_kernels.py",
     function="nki_attention_prefill_kernel",
     description="Blockwise causal grouped-query attention of a prompt, with online softmax",
@@ -236,7 +236,7 @@ def _output_case(
 
 OUTPUT_PROJECTION_PREFILL = KernelSpec(
     name="output_projection_prefill",
-    title="Output Projection (prefill)",
+    title="Output projection (prefill)",
     file="nki_prefill_projection_kernels.py",
     function="nki_output_projection_prefill_kernel",
     description="Output projection of a prompt's attended heads, this rank's part of the sum",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from sample_kernels import KERNELS, Sample
 
+from evaluation.coverage import coverage, useful_macs
 from evaluation.files import sha256_json
+from evaluation.shapes import Architecture
 
 PROMPTS = (
     "Twelve Days of Christmas",
@@ -17,6 +21,7 @@ PROMPTS = (
     "Famous Quote",
     "Needle in a Haystack",
 )
+INPUT_TOKENS = (24, 194, 59, 15, 535)
 TOLERANCES = {"all": 0.05, "1000": 0.03, "50": 0.03, "5": 0.03}
 TEAM = {
     "name": "Tile & Error",
@@ -35,81 +40,56 @@ CONFIGURATION = {
     "sequence_length": 640,
     "max_new_tokens": 32,
     "dtype": "float32",
+    "kernel_path": "fused",
     "seed": 0,
 }
-ENGINES = ("tensor", "vector", "scalar", "gpsimd", "dma")
-
-# kernel, title, file, function, tile, shapes, instructions by engine, MACs, bytes read, written
-KERNELS: tuple[tuple[Any, ...], ...] = (
-    ("rmsnorm", "RMSNorm", "nki_custom_rmsnorm.py", "nki_rmsnorm_kernel",
-     "TILE_M=128", {"x": [1, 2048], "weight": [2048]}, (1, 4, 2, 0, 3), 16384, 16384, 8192),
-    ("silu", "SiLU", "nki_kernels.py", "nki_silu_kernel",
-     "TILE_M=128, TILE_N<=2048", {"x": [8, 768]}, (0, 0, 1, 0, 2), 0, 24576, 24576),
-    ("softmax", "Softmax", "nki_kernels.py", "nki_softmax_kernel",
-     "TILE_M=128", {"x": [32, 640]}, (0, 3, 1, 0, 2), 0, 81920, 81920),
-    ("add_rmsnorm", "Fused Add+RMSNorm", "nki_kernels.py", "nki_fused_add_rmsnorm_kernel",
-     "TILE_M=128", {"x": [1, 2048], "residual": [1, 2048], "weight": [2048]},
-     (1, 5, 2, 0, 5), 16384, 24576, 16384),
-    ("rope", "RoPE", "nki_attention_kernels.py", "nki_rope_kernel",
-     "TILE_S=128", {"x": [1, 32, 128], "cos": [1, 128], "sin": [1, 128]},
-     (0, 5, 0, 0, 4), 0, 49152, 16384),
-    ("router_softmax", "Expert Router Softmax", "nki_moe_kernels.py", "nki_router_softmax_kernel",
-     "TILE_M=128", {"logits": [1, 128]}, (0, 3, 1, 0, 2), 0, 512, 512),
-    ("top8", "Top-8 Expert Selection", "nki_moe_kernels.py", "nki_top8_kernel",
-     "TILE_M=128", {"probabilities": [1, 128]}, (0, 5, 0, 0, 3), 0, 512, 64),
-    ("expert_aggregation", "Expert Aggregation", "nki_moe_kernels.py",
-     "nki_expert_aggregation_kernel", "TILE_M=128, TILE_N<=2048",
-     {"expert_outputs": [1, 8, 2048], "weights": [1, 8]}, (0, 8, 0, 0, 3), 0, 66560, 8192),
-)  # fmt: skip
+ARCHITECTURE = Architecture(
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    head_dim=32,
+    experts=16,
+    experts_per_token=8,
+    expert_hidden=32,
+    layers=2,
+    vocabulary=512,
+)
 
 
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _kernel(row: tuple[Any, ...], index: int) -> dict[str, Any]:
-    name, title, file, function, tile, shapes, counts, macs, read_bytes, write_bytes = row
-    launches = 4 * (index + 1)
-    record = {
-        "name": title,
-        "file": file,
-        "description": f"{title}, one row per partition",
-        "tile_size": tile,
-        "validation_max_diff": 1.19e-07 * (index + 1),
-        "kernel": name,
-        "function": function,
-        "validation": {
-            "basis": "measured",
-            "on": "nki_sim",
-            "float32": {"cases": 7, "max_abs_error": 1.19e-07 * (index + 1), "max_ulp_error": 2},
-            "bfloat16": {
-                "cases": 7,
-                "max_abs_error": 0.0 if index == 2 else 0.00390625 * (index + 1),
-                "max_ulp_error": 1,
-            },
-            "refusals": 3 + index,
-        },
-        "launches": {
-            "prefill": launches,
-            "prefill_expected": launches,
-            "decode_step": launches,
-            "decode_step_expected": launches,
-        },
-        "cost": {
-            "basis": "counted",
-            "shapes": shapes,
-            "dtype": "float32",
-            "instructions": {engine: n for engine, n in zip(ENGINES, counts, strict=True) if n},
-            "macs": macs,
-            "hbm_read_bytes": read_bytes,
-            "hbm_write_bytes": write_bytes,
-            "sbuf_peak_bytes_per_partition": 416 + 192 * index,
-            "psum_peak_banks": 1 if macs else 0,
+def _kernel(sample: Sample, index: int) -> dict[str, Any]:
+    errors = {
+        "float32": {"cases": 7, "max_abs_error": 1.19e-07 * (index + 1), "max_ulp_error": 2},
+        "bfloat16": {
+            "cases": 7,
+            "max_abs_error": 0.0 if index == 2 else 0.00390625 * (index + 1),
+            "max_ulp_error": 1,
         },
     }
-    if name == "top8":
-        del record["validation"]["bfloat16"]
-    return record
+    if not sample.takes_bfloat16:
+        del errors["bfloat16"]
+    return {
+        "name": sample.title,
+        "file": sample.file,
+        "description": f"{sample.title}, one row per partition",
+        "tile_size": sample.tile_size,
+        "validation_max_diff": 1.19e-07 * (index + 1),
+        "kernel": sample.kernel,
+        "function": f"nki_{sample.kernel}_kernel",
+        "validation": {"basis": "measured", "on": "nki_sim", **errors, "refusals": 3 + index},
+        "launches": {
+            "kernel_path": sample.kernel_path,
+            "dtype": "float32",
+            "prefill": sample.prefill,
+            "prefill_expected": sample.prefill,
+            "decode_step": sample.decode_step,
+            "decode_step_expected": sample.decode_step,
+        },
+        "cost": sample.cost,
+    }
 
 
 def _host_time(rng: np.random.Generator, mean_ms: float) -> dict[str, Any]:
@@ -131,7 +111,7 @@ def _host_time(rng: np.random.Generator, mean_ms: float) -> dict[str, Any]:
     }
 
 
-def _accuracy(rng: np.random.Generator, passed: bool) -> dict[str, Any]:
+def _accuracy(rng: np.random.Generator, passed: bool, tokens: int = 32) -> dict[str, Any]:
     top_k = []
     for key, tolerance in TOLERANCES.items():
         error = float(10 ** rng.uniform(-6, -4)) if passed else tolerance * 1.4
@@ -160,8 +140,8 @@ def _accuracy(rng: np.random.Generator, passed: bool) -> dict[str, Any]:
     return {
         "basis": "measured",
         "passed": passed,
-        "tokens_checked": 32,
-        "tokens_equal": 32 if passed else 31,
+        "tokens_checked": tokens,
+        "tokens_equal": tokens if passed else tokens - 1,
         "top_k": top_k,
         "divergence_tolerance": 0.001,
         "divergences": [] if passed else [divergence],
@@ -172,6 +152,66 @@ def _accuracy(rng: np.random.Generator, passed: bool) -> dict[str, Any]:
         "entries_dropped": 0,
         "vocabulary_size": 512,
     }
+
+
+def _drift(rng: np.random.Generator, dtype: str) -> dict[str, Any]:
+    step = 2.0**-24 if dtype == "float32" else 2.0**-9
+    layers = []
+    for phase in ("prefill", "decode_step"):
+        for layer in range(ARCHITECTURE.layers):
+            relative = float(step * (layer + 1) * rng.uniform(0.5, 2))
+            entry = {"phase": phase, "layer": layer, "relative": relative}
+            layers.append({**entry, "largest_ulps": 3.0 * relative / step})
+    return {"basis": "measured", "layers": layers}
+
+
+def _counted(
+    kernel_path: str, useful: dict[str, int], phase: str, padding: float
+) -> dict[str, int]:
+    """MACs by kernel, each `padding` times what the operations that it carries out demand."""
+    if kernel_path == "rows":
+        return {"rmsnorm": 20480, "add_rmsnorm": 16384}
+    layers = {name: macs for name, macs in useful.items() if name != "lm_head"}
+    if kernel_path == "fused" and phase == "decode":
+        demanded = {"decoder_stack": sum(layers.values()), "lm_head": useful["lm_head"]}
+    else:
+        demanded = {f"{name}_{phase}": macs for name, macs in layers.items()}
+        demanded["lm_head"] = useful["lm_head"]
+    return {
+        name: int(padding * macs) + 64 * index
+        for index, (name, macs) in enumerate(demanded.items())
+    }
+
+
+def _coverage(kernel_path: str, tokens: int) -> dict[str, Any]:
+    bucket = next(size for size in (128, 256, 640) if size >= tokens)
+    prompt, step = useful_macs(ARCHITECTURE, tokens), useful_macs(ARCHITECTURE, 1, tokens)
+    prefill = _counted(kernel_path, prompt, "prefill", bucket / tokens)
+    decode_step = _counted(kernel_path, step, "decode", 1.3)
+    return {
+        "basis": "counted",
+        "prefill": coverage(prompt, prefill, tokens, bucket),
+        "decode_step": coverage(step, decode_step, 1, 1),
+    }
+
+
+def _path_check(rng: np.random.Generator, kernel_path: str, dtype: str) -> dict[str, Any]:
+    return {
+        "kernel_path": kernel_path,
+        "dtype": dtype,
+        "prompt_id": 0,
+        "input_tokens": 24,
+        "output_tokens": 8,
+        "accuracy": _accuracy(rng, True, tokens=8),
+        "drift": _drift(rng, dtype),
+        "coverage": _coverage(kernel_path, 24),
+    }
+
+
+def _path_checks() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(5)
+    runs = (("layered", "float32"), ("rows", "float32"), ("fused", "bfloat16"))
+    return [_path_check(rng, *run) for run in runs]
 
 
 def _absent() -> list[dict[str, str]]:
@@ -199,12 +239,15 @@ def _prompts(failing: tuple[int, ...]) -> list[dict[str, Any]]:
         {
             "prompt_id": index,
             "name": name,
-            "input_tokens": (24, 194, 59, 15, 535)[index],
+            "input_tokens": INPUT_TOKENS[index],
             "output_tokens": 32,
             "baseline": {"host_time": _host_time(rng, 90.0 + 30 * index)},
             "nki": {
                 "host_time": _host_time(rng, 2100.0 + 900 * index),
+                "kernel_path": "fused",
                 "accuracy": _accuracy(rng, index not in failing),
+                "drift": _drift(rng, "float32"),
+                "coverage": _coverage("fused", INPUT_TOKENS[index]),
             },
         }
         for index, name in enumerate(PROMPTS)
@@ -239,7 +282,7 @@ def _provenance() -> dict[str, Any]:
             "manifest_sha256": _sha("manifest"),
             "files": {"model.safetensors": {"sha256": _sha("weights"), "size_bytes": 700000}},
         },
-        "kernels": {f"kernels/{row[2]}": _sha(row[2]) for row in KERNELS},
+        "kernels": {f"kernels/{row.file}": _sha(row.file) for row in KERNELS},
         "model_code": {"model/layers.py": _sha("layers"), "model/qwen_cpu.py": _sha("cpu")},
         "prompts_sha256": _sha("prompts"),
         "artefacts": {"baseline": _sha("baseline"), "nki": _sha("nki")},
@@ -282,9 +325,10 @@ def simulator_record(failing_prompts: tuple[int, ...] = ()) -> dict[str, Any]:
         " x (Your_Throughput/Base_Throughput) x (1 + NKI_FLOPS_Ratio)",
         "score_baselines": _score_baselines(),
         "per_prompt_results": prompts,
-        "nki_kernels_implemented": [_kernel(row, index) for index, row in enumerate(KERNELS)],
+        "path_checks": _path_checks(),
+        "nki_kernels_implemented": [_kernel(sample, index) for index, sample in enumerate(KERNELS)],
         "optimization_techniques": ["Residual addition and RMSNorm in one pass over the rows"],
-        "test_configuration": dict(CONFIGURATION),
+        "test_configuration": CONFIGURATION | {"architecture": asdict(ARCHITECTURE)},
         "absent": _absent(),
         "fallbacks": [],
         "provenance": _provenance(),
@@ -302,7 +346,8 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
     ):
         for side, speed in (("baseline", 1.0), ("nki", gain)):
             result = prompt[side]
-            del result["host_time"]
+            for name in ("host_time", "kernel_path", "drift", "coverage"):
+                result.pop(name, None)
             samples = [
                 round(float(value), 2) for value in rng.normal(base["latency_ms"] / speed, 40, 20)
             ]
@@ -327,12 +372,16 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
     }
     for kernel in record["nki_kernels_implemented"]:
         kernel["validation"]["on"] = "trn2"
+        if kernel["launches"]["kernel_path"] != "rows":
+            counts = ("prefill", "prefill_expected", "decode_step", "decode_step_expected")
+            kernel["launches"] |= {"kernel_path": "rows", **dict.fromkeys(counts, 0)}
     record["test_configuration"] |= {
         "test_iterations": 20,
         "num_layers": 48,
         "num_experts": 128,
         "dtype": "bfloat16",
     }
+    record["path_checks"] = []
     record["absent"] = []
     record["neuron_sdk_version"] = "2.29"
     provenance = record["provenance"]
