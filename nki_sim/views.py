@@ -18,6 +18,7 @@ from .addresses import invalidate_rivals
 from .constants import ON_CHIP, MemoryRegion
 from .dtypes import TABLE, Array, lookup, to_float32
 from .errors import IllegalProgram, NotModelled, UninitialisedRead
+from .schedule import advise
 from .view_methods import ViewMethods
 
 if TYPE_CHECKING:
@@ -383,7 +384,14 @@ class NkiTensor(ViewMethods):
         _no_operator
     )
     __matmul__ = __pow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = _no_operator
-    __bool__ = __iter__ = __len__ = __float__ = __int__ = __array__ = _no_operator
+    __iter__ = __len__ = __float__ = __int__ = __array__ = _no_operator
+
+    def __bool__(self) -> bool:
+        """Whether it is given, of a tensor in HBM; a tile might be meant by its value."""
+        if self.on_chip:
+            self._no_operator()
+        advise(f"{self} as a condition is always true: compare with None")
+        return True
 
 
 class StrayTensor(NkiTensor):

@@ -207,7 +207,12 @@ class CoreBarrier(Rendezvous):
         """Nothing is written."""
 
     def _check_operand(self, operand: Operand, value: NkiTensor, sizes: Sizes) -> None:
-        if value.buffer not in operand.memories:
+        if value.buffer is SBUF:
+            advise(
+                f"core_barrier: {operand.name} is documented to be in shared_hbm, and is {value}, "
+                "which no other core can access; the cores wait all the same"
+            )
+        elif value.buffer not in operand.memories:
             raise self.refuse(
                 f"{operand.name} must be in shared_hbm",
                 str(value),
@@ -231,7 +236,7 @@ class CoreBarrier(Rendezvous):
 def _same_data(brought: dict[Hashable, NkiTensor]) -> None:
     first, *others = brought.values()
     for other in others:
-        if other.storage is not first.storage:
+        if other.storage is not first.storage and not (other.buffer is first.buffer is SBUF):
             raise IllegalProgram(
                 "core_barrier",
                 "both cores name the same tensor",

@@ -270,6 +270,20 @@ def test_a_type_that_repeats_dsts() -> None:
             nki.jit(kernel)(X, *wrong)
 
 
+def test_a_tensor_as_a_condition() -> None:
+    def kernel(x: Any, on_chip: bool) -> Any:
+        t = nl.ndarray((3, 4), dtype=nl.float32)
+        nisa.dma_copy(dst=t, src=x)
+        if t if on_chip else x:
+            return stored(t)
+
+    with pytest.warns(UserWarning, match="as a condition is always true") as found:
+        np.testing.assert_array_equal(nki.jit(kernel)(0 * X, False), 0 * X)
+    assert [warning.filename for warning in found] == [__file__]
+    with pytest.raises(IllegalProgram, match="no operators in a kernel"):
+        nki.jit(kernel)(X, True)
+
+
 def test_schedules_are_noted() -> None:
     @nki.jit
     def kernel(x: Any) -> Any:

@@ -279,6 +279,19 @@ def test_core_barrier_on_one_core_waits_for_nobody(grid: int | None) -> None:
         nki.jit(lambda x: nisa.core_barrier(x, (0,)))(X)
 
 
+def test_core_barrier_on_a_tile_orders_accesses_too() -> None:
+    def kernel(x):
+        core, out = nl.program_id(0), shared((2, 2, 4))
+        nisa.dma_copy(dst=out[core, 0:1], src=x[core : core + 1])
+        nisa.core_barrier(tile((1, 1)), (0, 1))
+        nisa.dma_copy(dst=out[core, 1:2], src=out[1 - core, 0:1])
+        return out
+
+    with pytest.warns(UserWarning, match="which no other core can access"):
+        for result in in_every_order(kernel, X):
+            np.testing.assert_array_equal(result, [X[:2], X[1::-1]])
+
+
 def test_core_barrier_limits() -> None:
     def private():
         nisa.core_barrier(nl.ndarray((1, 4), dtype=nl.int32, buffer=nl.private_hbm), (0, 1))
