@@ -1,4 +1,5 @@
-"""The model files for NxD Inference on its double: the driver's contract, hooks and weights."""
+"""The model files for NxD Inference on its double: the driver's contract, the small kernels in
+hooks (kernel path "rows"), and the weights of NxDI's modules."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import nxdi_double
+import nxdi_models
 import pytest
 import torch
 from nxdi_models import (
@@ -22,7 +24,6 @@ from nxdi_models import (
     drift,
     load_config,
     logits,
-    on_cpu,
     reference_logits,
 )
 from safetensors.torch import load_file
@@ -40,6 +41,12 @@ PROMPT = torch.arange(100, 120)
 FLOAT32_DRIFT = 5e-5
 BFLOAT16_DRIFT = 1.0
 FINAL_NORM = "NxDI calls the final norm with the sum, which the last layer makes"
+ROWS = "nki_kernel_path is 'rows'"
+
+
+def on_cpu(path: Path, settings: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """The model with small kernels in NxDI's hooks."""
+    return nxdi_models.on_cpu(path, {"nki_kernel_path": "rows"} | (settings or {}), **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -294,7 +301,7 @@ def by_function(launches: dict[str, int]) -> Counter[str]:
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_launches_are_the_architectures(release, checkpoint, phase):
     model = on_cpu(checkpoint)
-    expected = expected_launches(tiny.CONFIG, phase, final_norm_fused=False)
+    expected = expected_launches(tiny.CONFIG, phase, "rows", final_norm_fused=False)
     with torch.inference_mode():
         if phase == "decode":
             model.model(PROMPT[None])
@@ -305,8 +312,8 @@ def test_launches_are_the_architectures(release, checkpoint, phase):
                 model.model(torch.tensor([[7]]), len(PROMPT))
     assert dict(launched) == expected
     assert Counter(launch.kernel for launch in recording.launches) == by_function(expected)
-    assert {w.reason for w in model.why_not()} == {FINAL_NORM}
-    assert {w.kernel for w in model.why_not()} == {"add_rmsnorm"}
+    assert {w.reason for w in model.why_not()} == {FINAL_NORM, ROWS}
+    assert {w.kernel for w in model.why_not()} == {"add_rmsnorm", "layered"}
 
 
 def test_weights_that_are_placeholders_reach_kernels_as_plain_tensors(newest):
@@ -352,7 +359,7 @@ def test_a_launch_without_a_grid_is_said_where_the_api_wants_one(
     assert len(found) == cores - 1
     if found:
         assert "kernel[2]" in found[0] and "program_id" in found[0]
-    assert [w.layers for w in model.why_not()] == [()] * (2 + 2 * len(found))
+    assert [w.layers for w in model.why_not()] == [()] * (4 + 2 * len(found))
 
 
 def test_a_layers_boundary_is_marked_with_the_residual(newest, on_device, checkpoint):
