@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.artefact import VARIANTS
 from evaluation.benchmark import summarise_ms
-from evaluation.device_record import KERNEL_PATH, add_device_figures, device_launches
+from evaluation.device_record import add_device_figures, device_launches, kernel_path
 from evaluation.files import read_json, sha256_file, sha256_json
 from evaluation.freshness import (
     Present,
@@ -284,7 +284,7 @@ def _kernels(
     if first["backend"] == "neuron":
         launches = device_launches(first, architecture)
         runs: list[Mapping[str, Any]] = [
-            {**first, "kernel_path": KERNEL_PATH, "launches": launches}
+            {**first, "kernel_path": kernel_path(first), "launches": launches}
         ]
     elif any(evaluation["launches"] != first["launches"] for evaluation in evaluations):
         raise StaleInput(["the evaluations counted different launches; evaluate nki again"])

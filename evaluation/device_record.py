@@ -12,12 +12,9 @@ from evaluation.scoring import (
     score,
     total_score,
 )
-from model.plan import Phase, expected_launches
+from model.plan import NEURON_PATHS, Phase, expected_launches
 
 Evaluations = Sequence[Mapping[str, Any]]
-
-KERNEL_PATH = "rows"
-"""The path whose kernels stand in NxD Inference's hooks."""
 
 _PHASES: dict[str, Phase] = {"prefill": "prefill", "decode_step": "decode"}
 SIDES = ("baseline", "nki")
@@ -81,6 +78,13 @@ def _add_scores(
     summary["improvement_percent"] = improvement_percent(*totals)
 
 
+def kernel_path(evaluation: Mapping[str, Any]) -> str:
+    """Return the path that a device's model took: the layered one, unless a reason against it."""
+    best, other = NEURON_PATHS
+    against = any(entry["kernel"] == best for entry in evaluation["fallbacks"])
+    return other if against else best
+
+
 def device_launches(
     evaluation: Mapping[str, Any], architecture: Mapping[str, Any]
 ) -> dict[str, dict[str, int]]:
@@ -89,11 +93,12 @@ def device_launches(
     The demand holds for a kernel that stands in all of its hooks. Where a fallback is listed for
     one, what was counted is all that can be expected of it.
     """
+    path = kernel_path(evaluation)
     excused = {entry["kernel"] for entry in evaluation["fallbacks"]}
     launches: dict[str, dict[str, int]] = {}
     for phase, named in _PHASES.items():
         counted = evaluation["launches"][phase]
-        demanded = expected_launches(architecture, named, KERNEL_PATH, final_norm_fused=False)
+        demanded = expected_launches(architecture, named, path, final_norm_fused=False)
         launches[phase] = counted
         launches[f"expected_{phase}"] = {
             kernel: counted.get(kernel, 0) if kernel in excused else demand

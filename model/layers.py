@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,18 @@ from model.packing import LAYER, Packed
 from model.plan import Phase
 
 Tables = tuple[Tensor, Tensor]
+
+
+class Attended(NamedTuple):
+    """What attention gives: its output and x + residual [tokens, H], and what goes into the cache.
+
+    The new tokens' keys [kv heads, D, tokens] and values [kv heads, tokens, D].
+    """
+
+    output: Tensor
+    total: Tensor
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,40 +92,41 @@ class AttentionBlock(_Block):
         head_dim, heads, _ = weights["w_o"].shape
         self.kv_heads = (weights["w_qkv"].shape[-1] // head_dim - heads) // 2
 
-    def prefill(
-        self, x: Tensor, residual: Tensor | None, tables: Tables, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """x, residual [S, H] -> output, total [S, H]; fills keys, values from position 0.
-
-        `keys` [kv heads, D, C], `values` [kv heads, C, D] with C >= S; `tables` two [S, D].
-        """
+    def prefill(self, x: Tensor, residual: Tensor | None, tables: Tables) -> Attended:
+        """x, residual [S, H] of a prompt from position 0 on; `tables` two [S, D]."""
         query, key, value, total = self.project("prefill", x, residual, tables)
-        keys[:, :, : len(x)] = key
-        values[:, : len(x)] = value
         attended = self.launch(
             "attention_prefill", query, key, value, rounding=self.launch.rounding
         )
         output = self.launch("output_projection_prefill", attended, self.w_o)
-        return self.launch.sum_over_ranks(output), total
+        return Attended(self.launch.sum_over_ranks(output), total, key, value)
 
     def decode(
         self,
         x: Tensor,
         residual: Tensor | None,
         tables: Tables,
-        keys: Tensor,
-        values: Tensor,
+        cache: tuple[Tensor, Tensor],
         position: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """x, residual [T, H] -> output, total [T, H]; cache written at `position` [1, 1] int32."""
+        update_cache: bool = True,
+    ) -> Attended:
+        """x, residual [T, H] at `position` [1, 1] int32; `tables` two [T, D].
+
+        `cache`: keys [kv heads, D, C] and values [kv heads, C, D] of the tokens before, to which
+        the new ones are added unless that is left to the caller.
+        """
         query, key, value, total = self.project("decode", x, residual, tables)
-        attended, _, _ = self.launch(
+        attended = self.launch(
             "attention_decode",
-            *(query, key, value, keys, values, position),
+            *(query, key, value, *cache, position),
             rounding=self.launch.rounding,
+            update_cache=update_cache,
         )
-        output = self.launch("output_projection_decode", attended, self.w_o)
-        return self.launch.sum_over_ranks(output), total
+        output = self.launch(
+            "output_projection_decode", attended[0] if update_cache else attended, self.w_o
+        )
+        new = (part.transpose(0, 1) for part in (key, value))
+        return Attended(self.launch.sum_over_ranks(output), total, *new)
 
     def project(
         self, phase: Phase, x: Tensor, residual: Tensor | None, tables: Tables
@@ -222,22 +235,12 @@ def decoder_stack(
     return hidden
 
 
-def nki_attention(query: Tensor, key: Tensor, value: Tensor, cores: int | None = None) -> Tensor:
-    """Causal attention of one prompt: (1, heads, S, D) over (1, kv heads, S, D) -> as the query.
-
-    Padding must be on the right. `cores`: see `Launching`.
-    """
-    query, key = (part[0].transpose(1, 2) for part in (query, key))
-    attended: Tensor = Launching(cores)("attention_prefill", query, key, value[0])
-    return attended.transpose(1, 2)[None]
-
-
-def rotary_tables(head_dim: int, theta: float, start: int, stop: int, dtype: torch.dtype) -> Tables:
-    """RoPE's cos and sin [tokens, D] for positions start..stop, from float32 angles.
+def rotary_tables(head_dim: int, theta: float, positions: Tensor, dtype: torch.dtype) -> Tables:
+    """RoPE's cos and sin [tokens, D] for `positions` [tokens], from float32 angles.
 
     Both halves of D hold the same angles, as `rotate_half` pairs them.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    positions = torch.arange(start, stop, dtype=torch.float32)
-    angles = torch.outer(positions, 1.0 / (theta**exponents)).repeat(1, 2)
+    frequencies = (1.0 / (theta**exponents)).to(positions.device)
+    angles = torch.outer(positions.float(), frequencies).repeat(1, 2)
     return angles.cos().to(dtype), angles.sin().to(dtype)

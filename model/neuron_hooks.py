@@ -48,7 +48,7 @@ ATTENTION_SETTINGS = (
         "one NxDI kernel does the whole attention block",
     ),
     Setting(
-        "attn_block_cte_nki_kernel_enabled", ("CTE",), (*NORMS_TO_SOFTMAX, "attention_prefill"),
+        "attn_block_cte_nki_kernel_enabled", ("CTE",), NORMS_TO_SOFTMAX,
         "one NxDI kernel does the whole attention block",
     ),
     Setting(
@@ -147,7 +147,6 @@ def why_not_grid(logical_nc_config: int) -> str | None:
     if logical_nc_config == 1:
         return None
     return (
-        f"a rank has {logical_nc_config} physical cores and the SDK's documentation asks for "
-        f"kernel[{logical_nc_config}], but the kernels of single rows do not split their work by "
-        "program_id: they are launched without a grid, one core computes"
+        f"a rank has {logical_nc_config} physical cores, but the small kernels do not split their "
+        f"work by program_id and are not launched as kernel[{logical_nc_config}]: one core computes"
     )

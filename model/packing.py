@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from kernels.layouts import pack_linear, pack_vector, unpack_linear, unpack_vector
+from kernels.layouts import pack_linear, pack_vector, partitions, unpack_linear, unpack_vector
 from model.neuron_state import check_names, expected_names
 
 Weights = Mapping[str, Tensor]
@@ -45,6 +45,9 @@ class Shard:
 
 SPLIT = ("num_attention_heads", "num_key_value_heads", "moe_intermediate_size", "vocab_size")
 """What is divided among the ranks; norms, router and embedding are on all of them."""
+
+SHARED = ("input_norm", "q_norm", "k_norm", "post_norm", "w_router", "final_norm", "embedding")
+"""The packed tensors that are the same on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,26 @@ LAYER: dict[str, Callable[[Part], Tensor]] = {
     "w_down": _of_experts(lambda expert: pack_linear(expert("down_proj", 1))),
 }
 """How one layer's part of each stacked tensor is made."""
+
+
+def shapes(config: Any, ranks: int = 1) -> dict[str, tuple[int, ...]]:
+    """Shapes of a rank's packed tensors: those of one layer by name, and the head's."""
+    hidden, head_dim, experts = config.hidden_size, config.head_dim, config.num_experts
+    heads, kv_heads, width, vocab = (getattr(config, name) // ranks for name in SPLIT)
+    columns, inner = ((partitions(size), size // partitions(size)) for size in (hidden, width))
+    return {
+        "input_norm": columns,
+        "w_qkv": (*columns, (heads + 2 * kv_heads) * head_dim),
+        "q_norm": (head_dim,),
+        "k_norm": (head_dim,),
+        "w_o": (head_dim, heads, hidden),
+        "post_norm": columns,
+        "w_router": (*columns, experts),
+        "w_gate_up": (experts, *columns, 2 * width),
+        "w_down": (experts, *inner, hidden),
+        "final_norm": columns,
+        "w_head": (*columns, vocab),
+    }
 
 
 def _stack(count: int, parts: Iterator[Tensor]) -> Tensor:

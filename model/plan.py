@@ -16,11 +16,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from kernels.layouts import partitions
 from kernels.specs import SPECS
 
 Phase = Literal["prefill", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 PATHS = ("fused", "layered", "rows")
+NEURON_PATHS = ("layered", "rows")
+"""The paths of NxD Inference's model, best first. "fused" is none of them: it sums over the ranks
+inside its kernel, with a collective that the framework does not know of."""
+
 BUCKETS = (128, 256, 640)
 """Sequence lengths that the challenge compiles for, in tokens."""
 
@@ -37,6 +42,8 @@ MOST = (
     ("layers", ("decoder",), 128),
 )
 """The largest sizes of a model that decoder kernels take: what, of which kernels, how much."""
+
+MOST_SCORES = 512  # of a group of heads, on each partition: one bank of PSUM in float32
 
 # config field -> the value that the models with kernels implement
 SUPPORTED = {
@@ -158,12 +165,26 @@ def check_supported(config: Any) -> None:
     """Raise UnsupportedModel unless the configuration is one that the models implement."""
     if config.model_type != "qwen3_moe":
         raise UnsupportedModel(f"model_type: received {config.model_type!r}, expected 'qwen3_moe'")
+    if reason := why_not_supported(config):
+        raise UnsupportedModel(f"{reason} only, use the baseline for this checkpoint")
+
+
+def why_not_supported(config: Any) -> str | None:
+    """The first field with a value that the models lack, or None; an absent one has its default."""
     for field, value in SUPPORTED.items():
-        if getattr(config, field) != value:
-            raise UnsupportedModel(
-                f"{field}: received {getattr(config, field)!r}; the model with kernels implements "
-                f"{value!r} only, use the baseline for this checkpoint"
-            )
+        if (received := getattr(config, field, value)) != value:
+            return f"{field}: received {received!r}; the model with kernels implements {value!r}"
+    return None
+
+
+def why_not_capacity(capacity: int, config: Any) -> Fallback | None:
+    """Why a step of one token cannot attend over a cache of `capacity` tokens, or None."""
+    group = config.num_attention_heads // config.num_key_value_heads
+    scores = capacity // partitions(capacity) * group
+    if scores <= MOST_SCORES:
+        return None
+    reason = f"a cache of {capacity} tokens gives a partition {scores} scores, above {MOST_SCORES}"
+    return Fallback("attention_decode", f"{reason}; make it a multiple of 128")
 
 
 def expected_launches(

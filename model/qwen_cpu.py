@@ -123,9 +123,10 @@ class Qwen3MoeCPU:
         x: Tensor = self._embed(input_ids)
         residual: Tensor | None = None
         for layer, (attention, experts) in enumerate(self.layers):
-            cache = self.cache.keys[layer], self.cache.values[layer]
-            x, residual = attention.prefill(x, residual, tables, *cache)
-            x, residual = experts.prefill(x, residual, real)
+            attended = attention.prefill(x, residual, tables)
+            self.cache.keys[layer, :, :, : len(x)] = attended.keys
+            self.cache.values[layer, :, : len(x)] = attended.values
+            x, residual = experts.prefill(attended.output, attended.total, real)
             yield x, residual
 
     def _decode_layers(self, token: int) -> Iterator[State]:
@@ -137,8 +138,8 @@ class Qwen3MoeCPU:
         residual: Tensor | None = None
         for layer, (attention, experts) in enumerate(self.layers):
             cache = self.cache.keys[layer], self.cache.values[layer]
-            x, residual = attention.decode(x, residual, tables, *cache, where)
-            x, residual = experts.decode(x, residual)
+            attended = attention.decode(x, residual, tables, cache, where)
+            x, residual = experts.decode(attended.output, attended.total)
             yield x, residual
 
     def _decode_stack(self, token: int, layers: int) -> State:
@@ -167,7 +168,8 @@ class Qwen3MoeCPU:
 
     def _tables(self, start: int, stop: int) -> Tables:
         config, dtype = self.config, self.weights.embedding.dtype
-        return rotary_tables(config.head_dim, config.rope_theta, start, stop, dtype)
+        positions = torch.arange(start, stop)
+        return rotary_tables(config.head_dim, config.rope_theta, positions, dtype)
 
     def _logits(self, state: State) -> Tensor:
         logits: Tensor = self.head(*state)[0]

@@ -228,7 +228,8 @@ class Qwen3MoeRows(nn.Module):
         """Read tokens [S] behind those in the cache; logits [V] of the last one."""
         start = self._cache.length
         config, end = self.config, start + len(input_ids)
-        cos, sin = rotary_tables(config.head_dim, config.rope_theta, start, end, self.dtype)
+        positions = torch.arange(start, end)
+        cos, sin = rotary_tables(config.head_dim, config.rope_theta, positions, self.dtype)
         tables = (cos[None], sin[None])
         hidden = self.model(input_ids[None], tables, self._cache)
         logits: Tensor = self.lm_head(hidden[0, -1])

@@ -1,7 +1,10 @@
-"""Qwen3-MoE for NxD Inference with this project's kernels in its hooks.
+"""Qwen3-MoE for NxD Inference with this project's kernels.
 
-NxDI builds its own modules; `adopt` then gives each of them a subclass of its own class that
-launches kernels, so that constructors, parameters, sharding and collectives stay NxDI's, whatever
+On the kernel path "layered", NxDI's model holds the decoder layers and the LM head of
+`model.neuron_layers` in the place of its own. Where the configuration does not allow it
+(`model.neuron_plan` says why), the path is "rows", small kernels in the hooks of NxDI's modules:
+NxDI builds these itself; `adopt` then gives each of them a subclass of its own class that launches
+kernels, so that constructors, parameters, sharding and collectives stay NxDI's, whatever
 the release. No class of NxDI is changed: a stock model beside this one stays stock. Where a kernel
 cannot stand, NxDI's own method runs and `model.neuron_hooks` says why.
 
@@ -11,6 +14,7 @@ chosen, I width of an expert. Head counts, I and the projections' outputs are th
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from typing import Any, TypeVar
@@ -29,8 +33,14 @@ from neuronx_distributed_inference.modules.attention.utils import repeat_kv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import dispatch, neuron_hooks, neuron_state
-from model.layers import nki_attention
+from model import dispatch, neuron_hooks, neuron_packing, neuron_plan, neuron_state
+from model.neuron_layers import (
+    NO_RESIDUAL,
+    NeuronLaunching,
+    PackedDecoderLayer,
+    PackedHead,
+    mark_boundary,
+)
 from model.plan import why_not_routed
 from model.row_layers import (
     NKIRMSNorm,
@@ -52,7 +62,6 @@ __all__ = [
 
 Module = TypeVar("Module", bound=nn.Module)
 logger = logging.getLogger(__name__)
-MOST_HEAD_DIM = 128  # that the attention kernels contract over
 
 # What NxDI's CPU path demands: one graph for all lengths, no kernel that only a device has.
 CPU_SETTINGS = {
@@ -70,19 +79,27 @@ class Qwen3MoeNeuronConfig(MoENeuronConfig):
     without them the host takes a third of every token. A driver's command line states its switches
     even when nobody set them, so a value that is false counts as not given; `nki_defaults=False`
     leaves everything as it is given. On the CPU, what only a device can do is off.
-    `nki_fuse_residual=False` makes every layer add its residuals itself.
+    `nki_fuse_residual=False` makes every layer add its residuals itself. `nki_kernel_path` is
+    "layered", for which keys are cached with their positions last, or "rows".
     """
 
     def __init__(
-        self, nki_defaults: bool = True, nki_fuse_residual: bool = True, **kwargs: Any
+        self,
+        nki_defaults: bool = True,
+        nki_fuse_residual: bool = True,
+        nki_kernel_path: str = neuron_plan.PATH,
+        **kwargs: Any,
     ) -> None:
         on_cpu = bool(kwargs.get("on_cpu")) or cpu_mode()
         settings = _shipping_settings(kwargs) if nki_defaults else kwargs
+        if nki_defaults and nki_kernel_path == neuron_plan.PATH:
+            settings["k_cache_transposed"] = True
         if on_cpu:
             settings = settings | CPU_SETTINGS
         super().__init__(**settings)
         self.nki_defaults = nki_defaults
         self.nki_fuse_residual = nki_fuse_residual
+        self.nki_kernel_path = nki_kernel_path
 
 
 def _shipping_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -151,14 +168,8 @@ class NeuronQwen3MoEAttention(stock.NeuronQwen3MoEAttention):
     ) -> tuple[Tensor, Any]:
         """Attend among Q (B, heads, S, D), K, V (B, kv heads, S, D); -> (B, heads, S, D), NONE.
 
-        One kernel for all of it, else one for the softmax. Where NxDI takes a flash kernel, scores
-        never leave that: there is no softmax to replace.
+        Where NxDI takes a flash kernel, scores never leave it: there is no softmax to replace.
         """
-        whole = self._why_not_attention(Q, bsz)
-        if whole is None:
-            none = type(self.get_flash_attention_strategy(q_len, True)).NONE
-            return nki_attention(Q, K, V, self._cores()), none
-        neuron_hooks.record("attention_prefill", "CTE", whole, self.layer)
         strategy = self.get_flash_attention_strategy(q_len, attention_mask is not None)
         if strategy.name != "NONE":
             reason: str | None = f"NxDI attends with its flash kernel ({strategy.name})"
@@ -208,29 +219,6 @@ class NeuronQwen3MoEAttention(stock.NeuronQwen3MoEAttention):
         shares = nki_softmax(torch.cat((prior.float(), active.float()), dim=-1)).to(Q.dtype)
         attended = torch.matmul(shares[..., :cached], values)
         return attended + torch.matmul(shares[..., cached:], repeat_kv(V, groups))
-
-    def _why_not_attention(self, Q: Tensor, bsz: int) -> str | None:
-        config = self.neuron_config
-        if bsz != 1:
-            return f"{bsz} sequences, the kernel takes one"
-        if getattr(config, "padding_side", "right") == "left":
-            return "prompts are padded on the left, the kernel masks by order alone"
-        if getattr(self, "sliding_window", None) is not None:
-            return "tokens see a window alone"
-        if getattr(config, "cp_degree", 1) > 1:
-            return "a prompt is split over ranks"
-        for name in ("is_prefix_caching", "is_chunked_prefill"):
-            if getattr(config, name, False):
-                return f"{name} is on: tokens see more than their own prompt"
-        if getattr(self, "learned_sinks_size", None) is not None:
-            return "learned sinks take part in the softmax"
-        if self.head_dim > MOST_HEAD_DIM:
-            return f"head_dim {self.head_dim}, the kernel takes up to {MOST_HEAD_DIM}"
-        return neuron_hooks.why_not_rows("attention_prefill", Q.dtype, 1, self.head_dim, 1)
-
-    def _cores(self) -> int | None:
-        """The launch grid: the physical cores of a rank, over which the kernel splits its work."""
-        return self.logical_nc_config if self.logical_nc_config > 1 else None
 
     def _why_not_rope(self, Q: Tensor, K: Tensor, table: Tensor | None) -> str | None:
         if table is not None and table.dtype not in (Q.dtype, torch.float32):
@@ -409,15 +397,12 @@ class NeuronQwen3MoeDecoderLayer(stock.NeuronQwen3MoeDecoderLayer):
             )
         residual = kwargs.pop("residual", None)
         if residual is None and self.layer > 0:
-            raise RuntimeError(
-                f"layer {self.layer}: this release of NxD Inference does not hand the residual of "
-                "one layer to the next; configure the model with nki_fuse_residual=False"
-            )
+            raise RuntimeError(NO_RESIDUAL.format(self.layer))
         if residual is None:
-            (residual,) = _marked(ModuleMarkerStartWrapper, hidden_states)
+            (residual,) = mark_boundary(ModuleMarkerStartWrapper, hidden_states)
             normed = self.input_layernorm(residual)
         else:
-            marked = _marked(ModuleMarkerStartWrapper, hidden_states, residual)
+            marked = mark_boundary(ModuleMarkerStartWrapper, hidden_states, residual)
             normed, residual = self.input_layernorm.add_and_norm(*marked)
         attended, present, cos, sin = self.self_attn(
             hidden_states=normed,
@@ -430,18 +415,10 @@ class NeuronQwen3MoeDecoderLayer(stock.NeuronQwen3MoeDecoderLayer):
         normed, residual = self.post_attention_layernorm.add_and_norm(attended, residual)
         mixed = self.mlp(normed, *padding)[0]
         if self.is_last:
-            (total,) = _marked(ModuleMarkerEndWrapper, residual + mixed)
+            (total,) = mark_boundary(ModuleMarkerEndWrapper, residual + mixed)
             return total, present, cos, sin, None
-        mixed, residual = _marked(ModuleMarkerEndWrapper, mixed, residual)
+        mixed, residual = mark_boundary(ModuleMarkerEndWrapper, mixed, residual)
         return mixed, present, cos, sin, residual
-
-
-def _marked(wrapper: type[nn.Module], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Mark a layer's boundary for the compiler's modular flow; on the CPU there is none."""
-    if cpu_mode():
-        return tensors
-    marked = wrapper()(*tensors)
-    return marked if isinstance(marked, tuple) else (marked,)
 
 
 def install_kernels(layer: Any, config: Any, index: int) -> None:
@@ -520,7 +497,28 @@ class NeuronQwen3MoeModel(stock.NeuronQwen3MoeModel):
     norm: Any
 
     def init_model(self, config: Any) -> None:
-        """Build NxDI's modules and put kernels into their hooks."""
+        """Build our layers, or NxDI's with kernels in their hooks."""
+        reasons = neuron_plan.why_not_layered(config)
+        if not reasons:
+            self._init_layered(config)
+            return
+        for phase in neuron_hooks.PHASES:
+            for reason in reasons:
+                neuron_hooks.record(neuron_plan.PATH, phase, reason)
+        self._init_rows(config)
+
+    def _init_layered(self, config: Any) -> None:
+        empty = copy.copy(config)
+        empty.num_hidden_layers = 0  # NxDI builds the embedding alone, in its own way
+        super().init_model(empty)
+        launch = NeuronLaunching.of(config.neuron_config)
+        self.layers = nn.ModuleList(
+            PackedDecoderLayer(config, index, launch) for index in range(config.num_hidden_layers)
+        )
+        self.norm = nn.Identity()
+        self.lm_head = PackedHead(config, launch)
+
+    def _init_rows(self, config: Any) -> None:
         super().init_model(config)
         for index, layer in enumerate(self.layers):
             install_kernels(layer, config, index)
@@ -559,8 +557,10 @@ class NeuronQwen3MoeForCausalLM(stock.NeuronQwen3MoeForCausalLM):
 
     @staticmethod
     def convert_hf_to_neuron_state_dict(state_dict: dict[str, Tensor], config: Any) -> Any:
-        """See `model.neuron_state.convert`."""
-        return neuron_state.convert(state_dict, config)
+        """See `convert` of `model.neuron_packing`, or of `model.neuron_state` for "rows"."""
+        if neuron_plan.why_not_layered(config):
+            return neuron_state.convert(state_dict, config)
+        return neuron_packing.convert(state_dict, config)
 
     def to_cpu(self) -> None:
         """NxDI's CPU path; ValueError if the configuration was made for a device."""

@@ -216,10 +216,8 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
     }  # fmt: skip
     if variant == "nki":
         evaluation["launches"] = {"source": "graphs"} | {
-            "prefill": expected_launches(architecture, "prefill", "rows", final_norm_fused=False),
-            "decode_step": expected_launches(
-                architecture, "decode", "rows", final_norm_fused=False
-            ),
+            "prefill": expected_launches(architecture, "prefill", "layered"),
+            "decode_step": expected_launches(architecture, "decode", "layered"),
         }
         for key in ("kernel_path", "coverage", "drift"):
             del evaluation[key]

@@ -1,4 +1,5 @@
-"""The model files for NxD Inference on its double: the driver's contract, hooks and weights."""
+"""The model files for NxD Inference on its double: the driver's contract, the small kernels in
+hooks (kernel path "rows"), and the weights of NxDI's modules."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import nxdi_double
+import nxdi_models
 import pytest
 import torch
 from nxdi_models import (
@@ -22,7 +24,6 @@ from nxdi_models import (
     drift,
     load_config,
     logits,
-    on_cpu,
     reference_logits,
 )
 from safetensors.torch import load_file
@@ -40,6 +41,12 @@ PROMPT = torch.arange(100, 120)
 FLOAT32_DRIFT = 5e-5
 BFLOAT16_DRIFT = 1.0
 FINAL_NORM = "NxDI calls the final norm with the sum, which the last layer makes"
+ROWS = "nki_kernel_path is 'rows'"
+
+
+def on_cpu(path: Path, settings: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """The model with small kernels in NxDI's hooks."""
+    return nxdi_models.on_cpu(path, {"nki_kernel_path": "rows"} | (settings or {}), **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -295,8 +302,6 @@ def by_function(launches: dict[str, int]) -> Counter[str]:
 def test_launches_are_the_architectures(release, checkpoint, phase):
     model = on_cpu(checkpoint)
     expected = expected_launches(tiny.CONFIG, phase, "rows", final_norm_fused=False)
-    if phase == "prefill":  # attention is one kernel there
-        expected["attention_prefill"] = expected.pop("softmax")
     with torch.inference_mode():
         if phase == "decode":
             model.model(PROMPT[None])
@@ -307,8 +312,8 @@ def test_launches_are_the_architectures(release, checkpoint, phase):
                 model.model(torch.tensor([[7]]), len(PROMPT))
     assert dict(launched) == expected
     assert Counter(launch.kernel for launch in recording.launches) == by_function(expected)
-    assert {w.reason for w in model.why_not()} == {FINAL_NORM}
-    assert {w.kernel for w in model.why_not()} == {"add_rmsnorm"}
+    assert {w.reason for w in model.why_not()} == {FINAL_NORM, ROWS}
+    assert {w.kernel for w in model.why_not()} == {"add_rmsnorm", "layered"}
 
 
 def test_weights_that_are_placeholders_reach_kernels_as_plain_tensors(newest):
@@ -324,17 +329,14 @@ def test_weights_that_are_placeholders_reach_kernels_as_plain_tensors(newest):
 # Where a kernel does not stand, NxDI's own does, and the reason is kept --------------------------
 
 
-def test_attention_takes_the_place_of_flash_and_blocks_of_experts_stay_nxdis(
-    newest, on_device, checkpoint, reference
-):
+def test_flash_attention_and_blocks_of_experts_stay_nxdis(newest, on_device, checkpoint, reference):
     prompt = torch.arange(300, 556)  # 256 tokens: NxDI's flash kernel, and more rows than a block
     settings = {"nki_defaults": False, "seq_len": 320}
     model = on_cpu(checkpoint, settings)
     with dispatch.counting() as launched:
         actual = logits(model, prompt, 7)
     assert drift(actual, reference_logits(reference, prompt, 7)) < FLOAT32_DRIFT
-    assert reasons("attention_prefill", "CTE") == reasons("softmax", "CTE") == []
-    assert launched["attention_prefill"] == tiny.CONFIG["num_hidden_layers"]
+    assert reasons("softmax", "CTE") == ["NxDI attends with its flash kernel (SHARDED_KERNEL)"]
     blocks = "NxDI's blocks of one expert each would launch once per block"
     assert reasons("silu", "CTE") == reasons("expert_aggregation", "CTE") == [blocks]
     assert reasons("softmax", "TKG") == reasons("silu", "TKG") == []
@@ -343,40 +345,9 @@ def test_attention_takes_the_place_of_flash_and_blocks_of_experts_stay_nxdis(
     assert silu.layers == (0, 1)
 
 
-@pytest.mark.parametrize("tokens", [20, 256])
-def test_attention_that_the_kernel_cannot_do(newest, on_device, checkpoint, reference, tokens):
-    """Then the softmax's kernel stands there, or NxDI's flash kernel, and both reasons are kept."""
-    prompt = torch.arange(300, 300 + tokens)
-    model = on_cpu(checkpoint, {"nki_defaults": False, "seq_len": 320})
-    for layer in model.model.layers:
-        layer.self_attn.neuron_config.padding_side = "left"
-    with dispatch.counting() as launched:
-        actual = logits(model, prompt, 7)
-    assert drift(actual, reference_logits(reference, prompt, 7)) < FLOAT32_DRIFT
-    assert launched["attention_prefill"] == 0
-    assert "padded on the left" in reasons("attention_prefill", "CTE")[0]
-    flash = ["NxDI attends with its flash kernel (SHARDED_KERNEL)"]
-    assert reasons("softmax", "CTE") == (flash if tokens == 256 else [])
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "value", "reason"),
-    [
-        ("attention", "sliding_window", 64, "a window alone"),
-        ("attention", "learned_sinks_size", 1, "sinks"),
-        ("attention", "head_dim", 256, "head_dim 256"),
-        ("config", "is_chunked_prefill", True, "is_chunked_prefill is on"),
-        ("config", "cp_degree", 2, "split over ranks"),
-    ],
-)
-def test_why_attention_is_not_ours(newest, checkpoint, owner, name, value, reason):
-    attention = on_cpu(checkpoint).model.layers[0].self_attn
-    query = torch.randn(1, 8, 4, 16)
-    assert attention._why_not_attention(query, 1) is None
-    assert "2 sequences" in attention._why_not_attention(query, 2)
-    assert "float16" in attention._why_not_attention(query.half(), 1)
-    setattr(attention if owner == "attention" else attention.neuron_config, name, value)
-    assert reason in attention._why_not_attention(query, 1)
+def test_a_short_flash_free_prefill_says_nothing_of_flash(newest, on_device, checkpoint):
+    logits(on_cpu(checkpoint, {"nki_defaults": False}), PROMPT, 7)
+    assert reasons("softmax", "CTE") == []
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -388,7 +359,7 @@ def test_a_launch_without_a_grid_is_said_where_the_api_wants_one(
     assert len(found) == cores - 1
     if found:
         assert "kernel[2]" in found[0] and "program_id" in found[0]
-    assert [w.layers for w in model.why_not()] == [()] * (2 + 2 * len(found))
+    assert [w.layers for w in model.why_not()] == [()] * (4 + 2 * len(found))
 
 
 def test_a_layers_boundary_is_marked_with_the_residual(newest, on_device, checkpoint):

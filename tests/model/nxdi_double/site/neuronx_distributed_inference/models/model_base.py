@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from neuronx_distributed.trace.trace import get_sharded_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neuronx_distributed_inference.models import compiling
 from neuronx_distributed_inference.models.config import InferenceConfig
@@ -19,16 +21,33 @@ State = dict[str, Tensor]
 
 
 class KVCacheManager(nn.Module):
-    """Keys and values per layer, each (1, kv heads, C, D), as the parameters K0, V0, K1, V1..."""
+    """Keys and values per layer, each (1, kv heads, C, D), as the parameters K0, V0, K1, V1...
+
+    With k_cache_transposed keys are (1, kv heads, D, C). Heads are those of a rank.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         settings = config.neuron_config
-        shape = (1, config.num_key_value_heads, settings.n_positions, config.head_dim)
+        heads = config.num_key_value_heads // settings.tp_degree
+        shape = (1, heads, settings.n_positions, config.head_dim)
+        self.k_cache_transposed = settings.k_cache_transposed
+        keys = (*shape[:2], shape[3], shape[2]) if self.k_cache_transposed else shape
         self.past_key_values = nn.ParameterList(
-            nn.Parameter(torch.zeros(shape, dtype=settings.torch_dtype), requires_grad=False)
-            for _ in range(2 * config.num_hidden_layers)
+            nn.Parameter(torch.zeros(each, dtype=settings.torch_dtype), requires_grad=False)
+            for _ in range(config.num_hidden_layers)
+            for each in (keys, shape)
         )
+
+    def update(self, index: int, present: tuple[Tensor, Tensor], start: int, tokens: int) -> None:
+        """Put a layer's new keys and values in, which come in the layout of the cache."""
+        for slot, new, keys in zip(
+            self.past_key_values[2 * index : 2 * index + 2], present, (True, False), strict=True
+        ):
+            dim = 3 if keys and self.k_cache_transposed else 2
+            part = slot.narrow(dim, start, tokens)
+            assert part.shape == new.shape, f"{tuple(new.shape)} into {tuple(part.shape)}"
+            part.copy_(new)
 
 
 class NeuronBaseModel(nn.Module):
@@ -42,10 +61,18 @@ class NeuronBaseModel(nn.Module):
         self.rank_util.rank = nn.Parameter(ranks, requires_grad=False)
         self.kv_mgr = KVCacheManager(config)
 
-    def forward(self, input_ids: Tensor, start: int = 0) -> Tensor:
-        """Token ids (1, S) at positions from `start` on -> logits (1, V) of the last one."""
+    def forward(self, input_ids: Tensor, start: int = 0, bucket: int = 0) -> Tensor:
+        """Token ids (1, S) at positions from `start` on -> logits (1, V) of the last one.
+
+        A prompt is padded on the right to `bucket`, with positions of 1 as the SDK pads them.
+        """
+        padding = max(bucket - input_ids.shape[1], 0)
+        positions = torch.arange(start, start + input_ids.shape[1])[None]
+        input_ids, positions = (
+            F.pad(input_ids, (0, padding)),
+            F.pad(positions, (0, padding), value=1),
+        )
         tokens, capacity = input_ids.shape[1], self.neuron_config.n_positions
-        positions = torch.arange(start, start + tokens)[None]
         prefill = start == 0
         mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
         if not prefill:
@@ -75,9 +102,9 @@ class NeuronBaseModel(nn.Module):
                 windowed_context_encoding_window_idx=-1,
                 padding_mask=None,
             )
-            for slot, new in zip(cache, present, strict=True):
-                slot[:, :, start : start + tokens] = new
-        return self.lm_head(self.norm(hidden)[:, -1])
+            self.kv_mgr.update(index, present, start, tokens)
+        last = positions.max(dim=1, keepdim=True).indices[:, None].expand(-1, -1, hidden.shape[2])
+        return self.lm_head(self.norm(hidden).gather(1, last))[:, -1]
 
 
 class ModelWrapper(nn.Module):
@@ -171,7 +198,9 @@ class NeuronBaseForCausalLM(nn.Module):
             for name, tensor in load_file(file).items()
         }
         state = self.convert_hf_to_neuron_state_dict(state, self.config)
-        self.model.load_state_dict(preshard(state), strict=False)
+        state = preshard(state)
+        get_sharded_checkpoint(state, self.model, 0, self.neuron_config.tp_degree)
+        self.model.load_state_dict(state, strict=False)
         self.model.eval()
 
 

@@ -159,7 +159,9 @@ class NeuronAttentionBase(nn.Module):
         active_mask: Tensor | None,
         is_prefix_caching: bool = False,
     ) -> Tensor:
-        keys = torch.cat((past_key_value[0], K), dim=2)
+        cached = past_key_value[0]
+        cached = cached.transpose(2, 3) if self.k_cache_transposed else cached
+        keys = torch.cat((cached, K), dim=2)
         values = torch.cat((past_key_value[1], V), dim=2)
         mask = F.pad(attention_mask, (0, K.shape[2]), value=True)
         scores = self.scaled_qk(Q, repeat_kv(keys, self.num_key_value_groups), mask)
@@ -212,4 +214,6 @@ class NeuronAttentionBase(nn.Module):
         output = self.o_proj(
             output.transpose(1, 2).reshape(batch, tokens, -1), adapter_ids=adapter_ids
         )
+        if self.k_cache_transposed:
+            key = key.transpose(2, 3)
         return NeuronAttentionBaseOutput(output, (key, value), cos_cache, sin_cache, residual)
