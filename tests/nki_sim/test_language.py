@@ -461,13 +461,17 @@ def test_capacity_counts_shared_addresses_once() -> None:
     assert in_kernel(body, 80000) == (3, 160000)
     assert in_kernel(body, 0) == (3, 120000)
 
-    def banks() -> None:
+    def banks(other: bool) -> None:
         held = [at((128, 512), (0, 2048 * bank), buffer=nl.psum) for bank in range(8)]
         held.append(at((128, 512), (0, 0), buffer=nl.psum))
-        held.append(nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum))
+        if other:
+            held.append(nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum))
+        for one in held:
+            nisa.memset(dst=one, value=1)
 
+    in_kernel(banks, False)
     with pytest.raises(IllegalProgram, match="8 banks of PSUM"):
-        in_kernel(banks)
+        in_kernel(banks, True)
 
 
 def test_matmul_into_a_reused_bank_overwrites() -> None:
