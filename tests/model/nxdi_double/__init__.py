@@ -16,7 +16,7 @@ from pathlib import Path
 
 SITE = Path(__file__).with_name("site")
 RELEASES = ("2.27", "2.28", "2.29")
-OURS = ("model.qwen", "model.qwen_with_nki")
+OURS = ("model.qwen", "model.qwen_with_nki", "model.neuron_layers")
 
 
 @contextmanager
