@@ -41,22 +41,18 @@ COMPETITION = "AWS Trainium2/3 MoE Kernel Challenge - MLSys 2026"
 BASELINES_FILE = REPOSITORY / "config" / "baselines.yaml"
 
 OPTIMIZATION_TECHNIQUES = (
-    "Tiles of 128 rows, one per SBUF partition; short rows share a partition and a single row is "
-    "cut over several, so that decode keeps more than one lane busy",
-    "A decode step in two launches: all layers with the residual on chip, then the LM head with "
-    "the greedy choice; the next layer's weights come in while a layer attends",
-    "Weights packed once at load, so that a DMA brings one long run per partition",
-    "Only the chosen experts' weights are read, by dynamic address, the next one's while one "
-    "computes",
-    "A prompt's tokens grouped by expert on chip, so that work follows the tokens really routed",
-    "Causal attention of a prompt by blocks with online softmax",
-    "Residual addition and RMSNorm in one pass over the hidden states",
-    "Softmax with the row maximum as bias of the exponential and the row sum taken in the same "
-    "pass",
-    "Router probabilities kept in fp32 up to the choice of experts, so that rounding makes no ties",
-    "The eight experts of a token found by two vector instructions, max8 and find_index8",
-    "SiLU on one flat stream of elements over all partitions",
-    "fp32 statistics and accumulation, rounded once where the unfused model rounds",
+    "A decode step is one launch for all layers and one for the LM head; the residual stays on "
+    "chip, and the next layer's weights come in while a layer works",
+    "Decode keeps activations as columns, so that no transpose stands between two products; "
+    "weights are packed once, at load, in the order in which they are read",
+    "Only the chosen experts' weights are read, by dynamic address, several experts ahead",
+    "New keys and values take part in attention from on-chip memory; caches are written last",
+    "The LM head chooses the token on chip",
+    "A prompt's tokens are grouped by expert on chip, in blocks whose number follows the routing",
+    "Blockwise causal attention with online softmax; blocks in the future are never touched",
+    "Work is shared by two cores without branches",
+    "Sums and statistics in fp32; a second rounding schedule follows the unfused model",
+    "Small kernels keep more than one lane busy in decode by cutting a row over partitions",
 )
 """What the kernels do, as the submission's file lists it."""
 

@@ -135,9 +135,9 @@ def runs(record: Fields) -> list[tuple[str, str, list[Fields]]]:
 
     Each result has `drift` and `coverage`. There are none of a device, whose record lacks both.
     """
-    evaluated = [p["nki"] for p in record["per_prompt_results"] if "coverage" in p["nki"]]
-    if not evaluated:
+    if record["backend"] == "neuron":
         return []
+    evaluated = [prompt["nki"] for prompt in record["per_prompt_results"]]
     configuration = record["test_configuration"]
     first = (configuration["kernel_path"], configuration["dtype"], evaluated)
     checks = [(c["kernel_path"], c["dtype"], [c]) for c in record["path_checks"]]
@@ -162,6 +162,11 @@ def prefill_overheads(results: list[Fields]) -> dict[str, list[float]]:
                 phase["counted_macs"][kernel] / phase["useful_macs"][operation] for phase in phases
             ]
     return found
+
+
+def total_useful_macs(phase: Fields) -> int:
+    """Return the MACs that the graph demands in a phase, over all operations."""
+    return sum(phase["useful_macs"][operation] for operation in (*OPERATIONS, "lm_head"))
 
 
 def accuracy_of(prompt: Fields) -> Fields:
@@ -205,6 +210,7 @@ def facts(record: Fields) -> dict[str, Any]:
             k for k in kernels if k["launches"]["prefill"] + k["launches"]["decode_step"] == 0
         ],
         "launched": [k for k in kernels if k["launches"]["prefill"] + k["launches"]["decode_step"]],
+        "path": found[0][0] if (found := runs(record)) else kernels[0]["launches"]["kernel_path"],
         "operations": OPERATIONS,
         "phases": PHASES,
         "worst_fp32": max(kernels, key=lambda k: k["validation"]["float32"]["max_abs_error"]),

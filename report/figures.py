@@ -192,7 +192,7 @@ def _part_families(axes: Axes, record: Fields) -> None:
     row = -0.5
     for _title, members in families(record["nki_kernels_implemented"])[:-1]:
         row += len(members)
-        axes.axhline(row, color="#9a9a9a", linewidth=0.5)
+        axes.hlines(row, *axes.get_xlim(), color="#9a9a9a", linewidth=0.5)
 
 
 def padding(record: Fields) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jinja2
 
 from evaluation.files import read_json, sha256_text, to_json, write_atomically
 from report import tex
-from report.facts import facts, top_k_entry
+from report.facts import facts, top_k_entry, total_useful_macs
 from report.fields import Fields, MissingValue
 
 TEMPLATE = "technical_report.tex.j2"
@@ -64,6 +65,7 @@ class _Environment(jinja2.Environment):
         )
 
 
+@cache
 def _environment(template_dir: Path) -> jinja2.Environment:
     """Return an environment whose delimiters LaTeX never needs and whose output is escaped."""
     environment = _Environment(
@@ -106,6 +108,7 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "top_k_entry": top_k_entry,
         "prompt_name": _prompt_name,
         "count": _count,
+        "total_useful_macs": total_useful_macs,
         "million": 10**6,
         "kibi": 2**10,
     }

@@ -74,11 +74,11 @@ def test_nothing_runs_over_the_margins(
     assert device_pdf[1] == []
 
 
-def test_the_report_has_three_to_five_pages_and_embeds_its_fonts(
+def test_the_report_has_four_to_six_pages_and_embeds_its_fonts(
     simulator_pdf: tuple[Path, list[str]],
 ) -> None:
     pages = re.search(r"^Pages: +(\d+)$", info_of(simulator_pdf[0]), re.M)
-    assert pages and 3 <= int(pages[1]) <= 5
+    assert pages and 4 <= int(pages[1]) <= 6
     fonts = poppler("pdffonts", simulator_pdf[0])
     rows = fonts.splitlines()[2:]
     assert rows and all(re.search(r" yes (yes|no) +(yes|no) +\d+ +0$", row) for row in rows)
@@ -100,10 +100,25 @@ def test_the_pdf_names_its_origin(simulator_pdf: tuple[Path, list[str]]) -> None
 def test_numbers_in_the_pdf_are_those_of_the_record(simulator_pdf: tuple[Path, list[str]]) -> None:
     text, record = text_of(simulator_pdf[0]), simulator_record()
     for kernel in record["nki_kernels_implemented"]:
-        read, written = kernel["cost"]["hbm_read_bytes"], kernel["cost"]["hbm_write_bytes"]
-        assert re.search(rf"{kernel['name']} .*{read:,} +{written:,} ".replace("+R", r"\+R"), text)
-        launches = kernel["launches"]["prefill"]
-        assert re.search(rf"{re.escape(kernel['name'])} +{launches} +{launches} +{launches}", text)
+        name, cost, launches = re.escape(kernel["name"]), kernel["cost"], kernel["launches"]
+        read, written = (cost[f"hbm_{way}_bytes"] / 1024 for way in ("read", "write"))
+        row = rf"{name} .* {read:,.1f} +{written:,.1f} +{cost['macs'] / 1e6:,.2f} "
+        assert re.search(row, text), row
+        counts = f"{launches['prefill']} +{launches['decode_step']}"
+        row = rf"{name} .*{launches['kernel_path']} +{counts}\n"
+        assert re.search(row, text), row
+    for prompt in record["per_prompt_results"]:
+        phase = prompt["nki"]["coverage"]["prefill"]
+        useful, counted = (
+            sum(phase[f"{kind}_macs"].values()) / 1e6 for kind in ("useful", "counted")
+        )
+        numbers = f"{useful:.2f} +{counted:.2f} +{phase['overhead']:.2f}"
+        row = rf"{phase['tokens']}, {phase['padded_tokens']} +{numbers} "
+        assert re.search(row, text), row
+    for check in record["path_checks"]:
+        checked = check["accuracy"]["tokens_checked"]
+        row = rf"{check['kernel_path']}, (FP32|BF16) +{checked}/{checked} "
+        assert re.search(row, text), row
     for base in record["score_baselines"]["per_prompt"]:
         assert f"{base['latency_ms']:,.2f}" in text
     for prompt in record["per_prompt_results"]:

@@ -9,9 +9,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from sample_record import simulator_record
+from sample_record import device_record, simulator_record
 
 from evaluation.files import write_json
+from report.facts import families
 from report.fields import Fields
 from report.figures import COLUMN_IN, FIGURES, STYLE, plot
 
@@ -68,8 +69,34 @@ def test_figures_show_the_recorded_values() -> None:
     for kernel in record["nki_kernels_implemented"]:
         assert kernel["validation"]["float32"]["max_abs_error"] in shown
     labels = [text.get_text() for text in drawn("kernel_work", record).axes[0].texts]
-    counts = [kernel["cost"]["instructions"] for kernel in record["nki_kernels_implemented"]]
-    assert labels == [str(sum(count.values())) for count in counts]
+    grouped = families(Fields(record)["nki_kernels_implemented"])
+    counts = [kernel["cost"]["instructions"] for _title, members in grouped for kernel in members]
+    assert labels == [f"{sum(count.values()):,}" for count in counts]
+
+
+def test_the_padding_figure_shows_counted_over_useful() -> None:
+    record = simulator_record()
+    axes = drawn("padding", record).axes[0]
+    shown = {float(x) for line in axes.lines for x in np.atleast_1d(np.asarray(line.get_xdata()))}
+    for prompt in record["per_prompt_results"]:
+        phase = prompt["nki"]["coverage"]["prefill"]
+        assert phase["counted_macs"]["experts_prefill"] / phase["useful_macs"]["experts"] in shown
+
+
+def test_the_drift_figure_shows_every_layer_of_every_run() -> None:
+    record = simulator_record()
+    for axes, phase in zip(drawn("drift", record).axes, ("prefill", "decode_step"), strict=True):
+        shown = [list(np.asarray(line.get_ydata(), dtype=float)) for line in axes.lines]
+        assert len(shown) == 1 + len(record["path_checks"])
+        for line, check in zip(shown[1:], record["path_checks"], strict=True):
+            layers = check["drift"]["layers"]
+            assert line == [entry["relative"] for entry in layers if entry["phase"] == phase]
+
+
+@pytest.mark.parametrize("name", ["padding", "drift"])
+def test_a_figure_without_data_says_so(name: str) -> None:
+    shown = [text.get_text() for text in drawn(name, device_record()).axes[0].texts]
+    assert len(shown) == 1 and shown[0].endswith("in this record")
 
 
 def test_zeros_stand_on_a_logarithmic_axis() -> None:

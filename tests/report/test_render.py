@@ -28,6 +28,8 @@ STRUCTURAL = (
     r"\\cmidrule\(\w+\)\{\d-\d?\}",
     r"\\hsize=\d\.\d+",
     r"\\hspace\{\d+pt\}",
+    r"\\addlinespace\[\d+pt\]",
+    r"\\setlength\{\\tabcolsep\}\{\d+(\.\d+)?pt\}",
     r"\$[LT]_0\$",
     r"\\frac1H|\^2|\^\{-1/2\}|\$1/H\$|1\+e\^|i_1",
 )
@@ -143,6 +145,32 @@ def test_a_launch_mismatch_and_an_idle_kernel_are_named() -> None:
     assert "Never launched in these runs: SiLU." in text
 
 
+def test_coverage_is_claimed_as_far_as_it_goes() -> None:
+    assert "NKI carries out every matrix product" in rendered(simulator_record())
+    record = simulator_record()
+    record["per_prompt_results"][0]["nki"]["coverage"]["prefill"]["useful_share"] = 0.9
+    text = rendered(record)
+    assert r"NKI carries out at least \qty{90.0}{\percent} of those" in text
+    assert "every matrix product" not in text
+
+
+def test_a_check_outside_of_its_tolerance_is_named() -> None:
+    assert "All pass the rule, and every kernel was launched" in rendered(simulator_record())
+    record = simulator_record()
+    record["path_checks"][2]["accuracy"]["passed"] = False
+    text = rendered(record)
+    assert r"Outside of a tolerance: fused in \texttt{bfloat16}." in text
+    assert "All pass the rule" not in text
+
+
+def test_a_device_tells_which_kernels_it_compiled() -> None:
+    text = rendered(device_record())
+    assert r"Of these, \num{8} ran on AWS Trainium2" in text
+    assert r"runs by the path \emph{rows}, in the hooks of NxD Inference." in text
+    assert "Never launched in these runs: QKV (prefill)" in text.replace("{}", "")
+    assert "were no part of the model that was timed" in text
+
+
 def test_the_logit_gap_is_judged_by_the_data() -> None:
     record = simulator_record()
     assert "so no choice hangs on rounding" in rendered(record)
@@ -173,7 +201,7 @@ def test_a_missing_value_fails_naming_its_key(make: Any) -> None:
             assert str(path[-1]) in str(error), path
             needed += 1
         else:
-            free = {"instructions", "shapes", "versions"} & set(path)
+            free = {"instructions", "shapes", "versions", "counted_macs"} & set(path)
             optional = path[-1] in ("memory_bytes", "neuron_sdk_version", "bfloat16")
             assert free or optional or unhashed(source) == unhashed(reference), path
     assert needed > 60
