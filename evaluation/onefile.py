@@ -5,7 +5,7 @@ and docstrings stay, since edits are made in the text, at the places that the sy
 imports among the modules go, `alias.name` becomes `name`, and a name that two modules define, or
 that would be hidden where it is used, gets its module before it. Equal sources give equal bytes.
 
-`kernels/specs.py` describes tests, with their oracles; in its place stands a table of what a
+`kernels/specs` describes tests, with their oracles; in its place stands a table of what a
 dispatcher asks for: each kernel's function and dtypes.
 """
 

@@ -13,6 +13,7 @@ from evaluation.freshness import StaleInput
 from evaluation.records import RecordError, validate
 from evaluation.scoring import CURRENT_FORMULA
 from kernels.specs import SPECS
+from model.plan import Phase, expected_launches
 
 from . import result_files
 from .result_files import Results
@@ -244,15 +245,32 @@ def test_a_device_gives_latencies_and_scores(measured: Results) -> None:
     assert "model/qwen_with_nki.py" in record["provenance"]["model_code"]
 
 
-def test_a_kernel_that_did_not_run_on_the_device_needs_a_reason(measured: Results) -> None:
+def change_both(measured: Results, keys: str, value: Any) -> None:
     for prompt in (0, 1):
-        measured.change(measured.evaluation("nki", prompt), "launches>prefill>silu", 0)
+        measured.change(measured.evaluation("nki", prompt), keys, value)
+
+
+def test_a_kernel_that_did_not_run_on_the_device_needs_a_reason(measured: Results) -> None:
+    change_both(measured, "launches>prefill>router_prefill", 0)
     with pytest.raises(RecordError, match=r"launches\.prefill"):
         measured.record()
-    reason = [{"kernel": "silu", "reason": "CTE: blocks"}]
-    for prompt in (0, 1):
-        measured.change(measured.evaluation("nki", prompt), "fallbacks", reason)
+    change_both(measured, "fallbacks", [{"kernel": "router_prefill", "reason": "CTE: routed"}])
     assert validate(measured.record()) == []
+
+
+def test_a_device_that_took_the_small_kernels_is_held_to_them(measured: Results) -> None:
+    """A reason against the layers excuses none of the kernels that stand in for them."""
+    change_both(measured, "fallbacks", [{"kernel": "layered", "reason": "CTE: batch_size is 2"}])
+    with pytest.raises(RecordError, match=r"launches\.prefill"):
+        measured.record()
+    phases: dict[str, Phase] = {"prefill": "prefill", "decode_step": "decode"}
+    for step, phase in phases.items():
+        counts = expected_launches(result_files.CONFIG, phase, "rows", final_norm_fused=False)
+        change_both(measured, f"launches>{step}", counts)
+    record = measured.record()
+    assert validate(record) == []
+    kernels = {kernel["kernel"]: kernel for kernel in record["nki_kernels_implemented"]}
+    assert kernels["silu"]["launches"]["kernel_path"] == "rows"
 
 
 @pytest.mark.parametrize("keys, value, named", [

@@ -85,7 +85,7 @@ def test_the_source_map_is_true(made: onefile.OneFile) -> None:
         if "reduced" not in part.file:
             source = (ROOT / part.file).read_text().splitlines()
             kept = [line for line in source if line in set(mapped)]
-            assert len(kept) > 0.85 * len(source), part.file
+            assert len(kept) > 0.8 * len(source), part.file  # the rest names what clashes
             assert part.sha256[:16] in made.text
 
 

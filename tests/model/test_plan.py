@@ -166,3 +166,6 @@ def test_the_counts_in_the_documents_are_those_of_the_real_architecture() -> Non
         f"{others.pop()} of each other kernel"
     ) in text
     assert not others
+    layered = sum(expected_launches(REAL, "decode", "layered").values())
+    assert layered == sum(expected_launches(REAL, "prefill", "layered").values())
+    assert f"5 launches per layer and 1 for the LM head, {layered} in both phases" in text
