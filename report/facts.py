@@ -305,6 +305,7 @@ def _run_facts(record: Fields) -> dict[str, Any]:
         "least_share": min(phase["useful_share"] for phase in everything),
         "least_share_of_layers": min(phase["useful_share_of_layers"] for phase in everything),
         "worst_drift": max(layers, key=lambda entry: entry["relative"]),
+        "expert_overheads": sorted(prefill_overheads(results).get("experts", [])),
         "worst_padding": max(overheads, key=lambda entry: entry[0], default=None),
         **{
             f"{phase}_overheads": sorted(
