@@ -1,7 +1,7 @@
 """Whether NxD Inference's model can be built of the packed blocks, from its configuration alone.
 
-The model and the converter of its checkpoint ask the same question, at different times; the answer
-holds for all graphs, since all of them read the same weights.
+The answer holds for all graphs and for the converter of the checkpoint, since all of them have the
+same weights.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Qwen3MoeNeuronConfig(MoENeuronConfig):
     even when nobody set them, so a value that is false counts as not given; `nki_defaults=False`
     leaves everything as it is given. On the CPU, what only a device can do is off.
     `nki_fuse_residual=False` makes every layer add its residuals itself. `nki_kernel_path` is
-    "layered", for which keys are cached with their positions last, or "rows".
+    "layered" or "rows".
     """
 
     def __init__(
@@ -92,8 +92,6 @@ class Qwen3MoeNeuronConfig(MoENeuronConfig):
     ) -> None:
         on_cpu = bool(kwargs.get("on_cpu")) or cpu_mode()
         settings = _shipping_settings(kwargs) if nki_defaults else kwargs
-        if nki_defaults and nki_kernel_path == neuron_plan.PATH:
-            settings["k_cache_transposed"] = True
         if on_cpu:
             settings = settings | CPU_SETTINGS
         super().__init__(**settings)
@@ -114,7 +112,18 @@ def _shipping_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 class Qwen3MoeInferenceConfig(stock.Qwen3MoeInferenceConfig):
-    """NxDI's model configuration, around this model's own NeuronConfig."""
+    """NxDI's model configuration, around this model's own NeuronConfig.
+
+    `nki_rows_because` has the reasons for the kernel path "rows". They are found here, once, for
+    NxDI changes the settings of each graph's copy, and graphs share their weights. For "layered"
+    keys are cached with their positions last, as its kernels read them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.nki_rows_because = neuron_plan.why_not_layered(self)
+        if not self.nki_rows_because and self.neuron_config.nki_defaults:
+            self.neuron_config.k_cache_transposed = True
 
     @classmethod
     def get_neuron_config_cls(cls) -> type[Qwen3MoeNeuronConfig]:
@@ -498,12 +507,11 @@ class NeuronQwen3MoeModel(stock.NeuronQwen3MoeModel):
 
     def init_model(self, config: Any) -> None:
         """Build our layers, or NxDI's with kernels in their hooks."""
-        reasons = neuron_plan.why_not_layered(config)
-        if not reasons:
+        if not config.nki_rows_because:
             self._init_layered(config)
             return
         for phase in neuron_hooks.PHASES:
-            for reason in reasons:
+            for reason in config.nki_rows_because:
                 neuron_hooks.record(neuron_plan.PATH, phase, reason)
         self._init_rows(config)
 
@@ -558,7 +566,7 @@ class NeuronQwen3MoeForCausalLM(stock.NeuronQwen3MoeForCausalLM):
     @staticmethod
     def convert_hf_to_neuron_state_dict(state_dict: dict[str, Tensor], config: Any) -> Any:
         """See `convert` of `model.neuron_packing`, or of `model.neuron_state` for "rows"."""
-        if neuron_plan.why_not_layered(config):
+        if config.nki_rows_because:
             return neuron_state.convert(state_dict, config)
         return neuron_packing.convert(state_dict, config)
 

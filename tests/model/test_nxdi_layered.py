@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections import Counter
 from collections.abc import Iterator
@@ -321,8 +322,19 @@ def test_a_parameter_without_a_value_is_an_error(newest, checkpoint, monkeypatch
     ],
 )
 def test_what_rules_the_layers_out_has_a_reason(newest, checkpoint, settings, changes, reason):
-    reasons = neuron_plan.why_not_layered(build(checkpoint, settings, changes).config)
-    assert any(reason in found for found in reasons), reasons
+    config = build(checkpoint, settings, changes).config
+    assert any(reason in found for found in config.nki_rows_because), config.nki_rows_because
+    assert config.neuron_config.k_cache_transposed is False
+
+
+def test_the_path_does_not_change_with_a_graphs_settings(newest, checkpoint):
+    """NxDI switches sequence parallelism off for decoding alone; the weights are the same."""
+    application = build(checkpoint, {"sequence_parallel_enabled": True})
+    graph = copy.deepcopy(application.config)
+    graph.neuron_config.sequence_parallel_enabled = False
+    assert graph.nki_rows_because
+    stock_names = type(application)._model_cls(graph).state_dict().keys()
+    assert any("expert_mlps" in name for name in stock_names)
 
 
 def test_the_settings_are_those_of_the_sdk(newest, checkpoint):
@@ -334,9 +346,8 @@ def test_the_settings_are_those_of_the_sdk(newest, checkpoint):
 
 
 def test_an_unknown_path_is_refused(newest, checkpoint):
-    model = build(checkpoint, {"nki_kernel_path": "quick"})
     with pytest.raises(ValueError, match="'quick'; use one of layered, rows"):
-        model.to_cpu()
+        build(checkpoint, {"nki_kernel_path": "quick"})
 
 
 def test_the_fallback_runs_in_nxdis_modules_and_says_so(newest, checkpoint, tmp_path):
