@@ -246,7 +246,7 @@ def test_fallbacks_are_told_with_their_reason(run: Run, capsys) -> None:
 
     class FallingBack(Loader):
         def __call__(self, variant: str, model_path: Path, dtype: str, kernels: str) -> Perturbed:
-            model = super().__call__(variant, model_path, dtype)
+            model = super().__call__(variant, model_path, dtype, kernels)
             model.prefill = self.without_kernel(model.prefill)  # type: ignore[method-assign]
             return model
 
@@ -338,7 +338,7 @@ def test_a_missing_model_is_one_message(tmp_path: Path, capsys) -> None:
 
 
 def failing(error: BaseException) -> Callable[..., Perturbed]:
-    def load(variant: str, model_path: Path, dtype: str) -> Perturbed:
+    def load(variant: str, model_path: Path, dtype: str, kernels: str) -> Perturbed:
         raise error
 
     return load
