@@ -93,12 +93,8 @@ def test_defaults_of_the_simulator() -> None:
     asked = options()
     assert asked == Options(
         mode="generate", enable_nki=False, backend="simulator", platform_target="trn2",
-<<<<<<< HEAD
-        torch_dtype="float32", seed=0, time_limit_s=None, model_path=Path("m"), model_manifest=None,
-=======
-        torch_dtype="float32", kernel_path="fused", seed=0, model_path=Path("m"),
+        torch_dtype="float32", kernel_path="fused", seed=0, time_limit_s=None, model_path=Path("m"),
         model_manifest=None,
->>>>>>> w-model
         compiled_model_path=Path("c"), skip_compile=False, prompts=None, prompt_id=None,
         prompts_file=DEFAULT_PROMPTS_FILE,
         seq_len=640, max_new_tokens=None, batch_size=1, divergence_difference_tol=0.001,
