@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kernels.layouts import partitions
 from model.plan import BUCKETS, CHOSEN_EXPERTS, Phase, kernels_of
 
 Shapes = dict[str, tuple[int, ...]]
@@ -157,6 +156,8 @@ def _stack_shapes(a: Architecture, tokens: int) -> Shapes:
 
 
 def _columns(size: int) -> tuple[int, int]:
+    from kernels.layouts import partitions  # here: whoever runs the baseline loads no kernels
+
     return partitions(size), size // partitions(size)
 
 

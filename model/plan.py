@@ -16,9 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from kernels.layouts import partitions
-from kernels.specs import SPECS
-
 Phase = Literal["prefill", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 PATHS = ("fused", "layered", "rows")
@@ -121,6 +118,8 @@ def kernels_of(path: str, phase: Phase) -> tuple[str, ...]:
 
 def why_not(kernel: str, config: Any, dtype: str, ranks: int = 1) -> str | None:
     """Why a decoder kernel cannot take the model, or None if it can."""
+    from kernels.specs import SPECS  # here: whoever runs the baseline loads no kernels
+
     if dtype not in SPECS[kernel].dtypes:
         return f"{dtype} is not among the kernel's dtypes ({', '.join(SPECS[kernel].dtypes)})"
     if kernel.startswith(("router", "decoder")):
@@ -179,6 +178,8 @@ def why_not_supported(config: Any) -> str | None:
 
 def why_not_capacity(capacity: int, config: Any) -> Fallback | None:
     """Why a step of one token cannot attend over a cache of `capacity` tokens, or None."""
+    from kernels.layouts import partitions
+
     group = config.num_attention_heads // config.num_key_value_heads
     scores = capacity // partitions(capacity) * group
     if scores <= MOST_SCORES:

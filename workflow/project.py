@@ -33,7 +33,10 @@ _ONLY_ON_DEVICE = tuple(
     )
 )  # fmt: skip
 WITHOUT = {
-    "compile": (*_ONLY_PRINTS, "evaluation.accuracy", "evaluation.evaluate", "evaluation.prompts"),
+    "compile": (
+        *_ONLY_PRINTS, "evaluation.accuracy", "evaluation.evaluate", "evaluation.prompts",
+        "evaluation.coverage", "evaluation.drift", "evaluation.errors", "evaluation.launches",
+    ),
     "evaluate": _ONLY_PRINTS,
     "baseline": (
         "kernels", "nki_sim", "model.qwen_cpu", "model.dispatch", "model.plan",
