@@ -28,6 +28,7 @@ _JOBS = {
     r"results/model_manifest\.json": "make_tiny_model",
     r"results/compiled/(\w+)/manifest\.json": r"compile_\1",
     r"results/evaluations/(\w+)/prompt_(\d+)\.\w+": r"evaluate_\1 \2",
+    r"results/path_checks/(\w+)\.json": r"check_path \1",
     r"results/kernel_tests/(\w+)\.json": r"test_kernel \1",
     r"results/benchmark_results\.json": "aggregate_results",
     r"report/figures/(\w+)\.\w+": r"plot_figure \1",
