@@ -381,27 +381,11 @@ def decoder_stack(
     inner, kv_heads = _inner(x.dtype, rounding), k_cache.shape[1]
     total, caches = _wide(x), []
     for layer in range(len(w_qkv)):
-        query, key, value = _qkv(
-            total,
-            unpack_vector(input_norm[layer]),
-            w_qkv[layer],
-            q_norm[layer],
-            k_norm[layer],
-            cos,
-            sin,
-            eps,
-            kv_heads,
-            x.dtype,
-            rounding,
-        )
+        norms = (q_norm[layer], k_norm[layer], cos, sin, eps, kv_heads, x.dtype, rounding)
+        query, key, value = _qkv(total, unpack_vector(input_norm[layer]), w_qkv[layer], *norms)
+        query, key = query.transpose(2, 1, 0), key.transpose(2, 1, 0)
         attended, *updated = attention_decode(
-            query.transpose(2, 1, 0),
-            key.transpose(2, 1, 0),
-            value,
-            k_cache[layer],
-            v_cache[layer],
-            position,
-            rounding,
+            query, key, value, k_cache[layer], v_cache[layer], position, rounding
         )
         caches.append(updated)
         output = np.einsum("dht,dhn->tn", _wide(attended), _wide(w_o[layer]))

@@ -192,17 +192,21 @@ def _evaluation(variant: str, prompt: Prompt, model: str, artefact_key: str) -> 
         phase: dict(LAUNCHES)
         for phase in ("prefill", "decode_step", "expected_prefill", "expected_decode_step")
     }
-    useful = useful_macs(Architecture.from_config(CONFIG), 3)
-    step = useful_macs(Architecture.from_config(CONFIG), 1, seen=3)
     evaluation["kernel_path"] = "fused"
-    evaluation["coverage"] = {
-        "prefill": coverage(useful, {"qkv_prefill": 2 * useful["qkv"]}, 3, 128),
-        "decode_step": coverage(step, {"decoder_stack": 2 * sum(step.values())}, 1, 1),
-    }
+    evaluation["coverage"] = _coverage()
     evaluation["drift"] = drift(np.ones((2, 2, 4)), np.full((2, 2, 4), 1.25), "float32")
     evaluation["fallbacks"] = []
     evaluation["inputs"]["baseline_logits_sha256"] = logits_sha256
     return evaluation
+
+
+def _coverage() -> dict[str, Any]:
+    useful = useful_macs(Architecture.from_config(CONFIG), 3)
+    step = useful_macs(Architecture.from_config(CONFIG), 1, seen=3)
+    return {
+        "prefill": coverage(useful, {"qkv_prefill": 2 * useful["qkv"]}, 3, 128),
+        "decode_step": coverage(step, {"decoder_stack": 2 * sum(step.values())}, 1, 1),
+    }
 
 
 def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> None:

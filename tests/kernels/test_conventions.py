@@ -128,6 +128,7 @@ PORTABLE = {
         "name",
     },
     "reciprocal": {"dst", "data", "name"},
+    "core_barrier": {"data", "cores"},
     "iota": {"dst", "pattern", "offset", "channel_multiplier", "name"},
     "sendrecv": {"src", "dst", "send_to_rank", "recv_from_rank", "pipe_id", "name"},
     "register_alloc": set(),

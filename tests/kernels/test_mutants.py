@@ -65,7 +65,11 @@ MUTANTS = {
         "(tokens, experts), dtype=nl.float32, buffer=nl.shared_hbm",
         "(tokens, experts), dtype=logits.dtype, buffer=nl.shared_hbm",
     ),
-    "weights not renormalised": ("top8", "operand0=inverse", "operand0=1.0"),
+    "weights not renormalised": (
+        "top8",
+        "data=largest, op0=nl.multiply, operand0=inverse",
+        "data=largest, op0=nl.multiply, operand0=1.0",
+    ),
     "indices of another tile": ("top8", "dst=indices[start:stop, :]", "dst=indices[0:lines, :]"),
     "second expert left out": ("expert_aggregation", "range(1, CHOSEN)", "range(2, CHOSEN)"),
     "weights of the first tile": ("expert_aggregation", "offset=first * CHOSEN)", "offset=0)"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kernels import reference
-from kernels.specs import SPECS, Refusal, Tolerance
+from kernels.specs import SPECS, KernelSpec, Refusal, Tolerance
 from kernels.verification import Verification, ulp_distance, verify, verify_refusal
 
 Array = np.ndarray
@@ -25,11 +25,24 @@ def outcomes(kernel: str, dtype: str, launch: Callable[..., Any]) -> list[Verifi
     return [verify(spec, case, dtype, launch) for case in cases]
 
 
+def as_kernel(spec: KernelSpec) -> Callable[..., Any]:
+    """The oracle, which leaves its arguments alone, updating those that the kernel updates."""
+
+    def launch(**arguments: Any) -> Any:
+        results = spec.reference(**arguments)
+        for name, number in spec.updates.items():
+            if isinstance(results, tuple):
+                arguments[name][...] = results[number]
+        return results
+
+    return launch
+
+
 @pytest.mark.parametrize("kernel", SPECS)
 def test_oracle_passes_its_own_comparison(kernel: str) -> None:
     spec = SPECS[kernel]
     for dtype in spec.dtypes:
-        for result in outcomes(kernel, dtype, spec.reference):
+        for result in outcomes(kernel, dtype, as_kernel(spec)):
             assert result.passed
             assert (result.max_abs_error, result.max_ulp_error) == (0.0, 0)
 

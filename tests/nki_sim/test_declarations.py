@@ -166,6 +166,8 @@ def test_each_memory_rule_is_enforced(instruction: type[Instruction], operand: O
     for memory in MemoryRegion:
         if memory in operand.memories and (memory in REACH[engine] or instruction.meets):
             continue
+        if instruction.opcode == "core_barrier" and memory is MemoryRegion.sbuf:
+            continue  # taken with a warning
 
         def wrong(shape: tuple[int, ...], dtype: str, _: Any, memory: Any = memory) -> Any:
             if memory in ON_CHIP:

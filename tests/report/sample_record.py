@@ -348,9 +348,8 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
             result = prompt[side]
             for name in ("host_time", "kernel_path", "drift", "coverage"):
                 result.pop(name, None)
-            samples = [
-                round(float(value), 2) for value in rng.normal(base["latency_ms"] / speed, 40, 20)
-            ]
+            drawn = rng.normal(base["latency_ms"] / speed, 40, 20)
+            samples = [round(float(value), 2) for value in drawn]
             result["latency"] = {"basis": "measured", "samples_ms": samples}
             result["latency_ms"] = float(np.percentile(samples, 99))
             result["throughput_tok_s"] = 640e3 / float(np.mean(samples))
@@ -375,12 +374,8 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
         if kernel["launches"]["kernel_path"] != "rows":
             counts = ("prefill", "prefill_expected", "decode_step", "decode_step_expected")
             kernel["launches"] |= {"kernel_path": "rows", **dict.fromkeys(counts, 0)}
-    record["test_configuration"] |= {
-        "test_iterations": 20,
-        "num_layers": 48,
-        "num_experts": 128,
-        "dtype": "bfloat16",
-    }
+    record["test_configuration"] |= {"test_iterations": 20, "num_layers": 48, "num_experts": 128}
+    record["test_configuration"]["dtype"] = "bfloat16"
     record["path_checks"] = []
     record["absent"] = []
     record["neuron_sdk_version"] = "2.29"
