@@ -28,8 +28,8 @@ _ONLY_PRINTS = ("evaluation.console", "evaluation.notes", "evaluation.scores", "
 _ONLY_ON_DEVICE = tuple(
     f"evaluation.{name}"
     for name in (
-        "doctor", "hlo", "mac_ratio", "neuron", "neuron_artefact", "neuron_graphs", "own_process",
-        "sdk", "timelimit",
+        "doctor", "doctor_device", "findings", "hlo", "mac_ratio", "neuron", "neuron_artefact",
+        "neuron_graphs", "own_process", "sdk", "timelimit",
     )
 )  # fmt: skip
 WITHOUT = {
@@ -46,7 +46,10 @@ WITHOUT = {
     "nki": ("model.baseline",),
     "simulator": _ONLY_ON_DEVICE,
     "neuron-simulator": _ONLY_ON_DEVICE,
-    "neuron": ("model.baseline", "model.qwen_cpu", "evaluation.doctor"),
+    "neuron": (
+        "model.baseline", "model.qwen_cpu", "evaluation.doctor", "evaluation.doctor_device",
+        "evaluation.findings",
+    ),
 }  # fmt: skip
 """Modules that main.py imports somewhere, but whose code does nothing for the result of a step, of
 a variant or on a backend. Scores are only shown by main.py; the record computes them anew."""
