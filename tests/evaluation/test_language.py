@@ -27,7 +27,18 @@ def test_the_projects_kernels_are_in_the_language_of_every_release() -> None:
     checked = check_language(kernel_sources())
     assert checked["sdk_versions"][0] == "2.27"
     assert checked["warnings"] == []
-    assert len(kernel_sources()) == 4
+
+
+def test_only_collectives_are_beyond_the_first_release() -> None:
+    """They came with 2.28; every other file of kernels is checked for all releases."""
+    kernels = kernel_sources()[0].parent
+    others = {file.name for file in kernels.glob("nki_*_kernels.py")} - {
+        file.name for file in kernel_sources()
+    }
+    assert others == {"nki_collective_kernels.py", "nki_decode_ranks_kernels.py"}
+    for name in others:
+        with pytest.raises(LanguageError, match=r"nki\.collectives\.all_reduce.*\(SDK 2\.27\)$"):
+            check_language([kernels / name])
 
 
 def test_what_a_compiler_refuses_is_named_with_its_line(tmp_path: Path) -> None:
