@@ -10,22 +10,32 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, copy_repository
 
+from evaluation.files import write_json
+from kernels.specs import SPECS
 from tests.evaluation import neuron_machine
+from tests.evaluation.result_files import kernel_test
 from workflow import interpreter, preflight
 
 SETTINGS = """
 backend: neuron
 model: {path: results/model, dtype: float32}
 evaluation: {prompts: prompts.txt, sequence_length: 192, max_new_tokens: 3, timed_runs: 2}
+neuron: {tp_degree: 1}
 """
 
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A checkout on a machine with SDK and device, and the variables of its processes."""
+    """A checkout on a machine with SDK and device, and the variables of its processes.
+
+    Every program is the real one. Only what a device does not change, the kernels' tests in the
+    simulator, lies there as if done.
+    """
     folder = tmp_path_factory.mktemp("instance")
     checkout = copy_repository(folder / "repository").path
-    (checkout / "sitecustomize.py").unlink()  # no stand-ins: every program is the real one
+    (checkout / "sitecustomize.py").unlink()
+    for name in SPECS:
+        write_json(checkout / "results/kernel_tests" / f"{name}.json", kernel_test(name))
     (checkout / "prompts.txt").write_text("One stone and eight stones.\n")
     (checkout / "device.yaml").write_text(SETTINGS)
     return checkout, neuron_machine.environment(folder / "machine")

@@ -66,7 +66,10 @@ PLACE_FLAGS = flags(
     model_path=config["model"]["path"],
     model_manifest=MODEL_MANIFEST,
 )
-MODEL_FLAGS = f"{PLACE_FLAGS} {flags(torch_dtype=config['model']['dtype'])}"
+RANKS = config["neuron"]["tp_degree"] if ON_DEVICE else None
+MODEL_FLAGS = (
+    f"{PLACE_FLAGS} {flags(torch_dtype=config['model']['dtype'], tp_degree=RANKS)}"
+)
 KERNEL_FLAGS = flags(kernel_path=config["model"]["kernel_path"])
 EVALUATION_FLAGS = flags(
     seq_len=config["evaluation"]["sequence_length"],
@@ -91,6 +94,7 @@ DOCTOR_FLAGS = flags(
     warmup_runs=config["evaluation"]["warmup_runs"],
     timed_runs=config["evaluation"]["timed_runs"],
     prompts_file=config["evaluation"]["prompts"],
+    tp_degree=RANKS,
 )
 EVALUATIONS = ("evaluate_baseline", "evaluate_nki")
 
