@@ -18,6 +18,7 @@ from workflow.preflight import PreflightError, require, require_health
 from workflow.project import (
     check_files,
     content_sha256,
+    device_launches,
     driver_files,
     environment,
     figure_names,
@@ -48,6 +49,7 @@ MODEL_MANIFEST = "results/model_manifest.json"
 JOBS_LOCK = ".snakemake/jobs.lock"
 VARIANTS = ["baseline", "nki"]
 KERNELS = kernel_files()
+DEVICE_LAUNCHES = device_launches()
 FIGURES = figure_names()
 FIGURE_FILES = expand(
     "report/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
@@ -140,6 +142,7 @@ shell.prefix(
 wildcard_constraints:
     variant="|".join(VARIANTS),
     kernel="|".join(KERNELS),
+    cores="1|2",
     prompt="|".join(PROMPTS),
     figure="|".join(FIGURES),
     check="|".join(CHECKS),
