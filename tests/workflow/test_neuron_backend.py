@@ -19,7 +19,7 @@ from workflow import interpreter, preflight
 SETTINGS = """
 backend: neuron
 model: {path: results/model, dtype: float32}
-evaluation: {prompts: prompts.txt, sequence_length: 192, max_new_tokens: 3, timed_runs: 2}
+evaluation: {prompts: prompts.txt, sequence_length: 192, max_new_tokens: 2, timed_runs: 1}
 neuron: {tp_degree: 1}
 """
 
