@@ -214,7 +214,8 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
     variant = evaluation["variant"]
     evaluation["backend"] = "neuron"
     evaluation["inputs"] |= variant_sources(variant, "neuron")
-    evaluation["mac_ratio"] = {"challenge_ratio": 0.25 if variant == "nki" else 0.0}
+    names = ["challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most"]
+    evaluation["mac_ratio"] = dict.fromkeys(names, 0.25 if variant == "nki" else 0.0)
     evaluation["device"] = {
         "instance_type": "trn2.3xlarge", "neuron_devices": 1, "sdk_release": "2.29",
     }  # fmt: skip

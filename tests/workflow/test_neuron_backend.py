@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,35 @@ def test_a_machine_that_is_not_ready_is_described_before_any_work(tmp_path: Path
     with pytest.raises(preflight.PreflightError, match="no checkpoint") as raised:
         preflight.require_health(sys.executable, ["--model-path", str(tmp_path / "absent")], ROOT)
     assert "nothing was started" in str(raised.value)
+
+
+def fake_python(folder: Path, site: Path) -> str:
+    """An interpreter that has what lies in `site`, and no simulator's start-up file."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\nPYTHONPATH='{site}' exec '{sys.executable}' -S \"$@\"\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_nki_may_be_a_module_of_any_distribution(tmp_path: Path) -> None:
+    """As on SDK 2.27, where it may come with the compiler."""
+    neuron_machine.environment(tmp_path, "2.28")
+    site = tmp_path / "site"
+    (site / "sitecustomize.py").unlink()
+    python = fake_python(tmp_path, site)
+    for backend in ("neuron", "neuron-simulator", "simulator"):
+        preflight.require_sdk(backend, python)
+    for described in site.glob("nki-*"):
+        described.rename(site / f"other{described.name}")
+    (site / "othernki-0.2.0.dist-info/METADATA").write_text("Name: other\nVersion: 1\n")
+    for backend in ("neuron", "neuron-simulator"):
+        with pytest.raises(preflight.PreflightError, match="lacks: nki"):
+            preflight.require_sdk(backend, python)
+    (site / "nki.py").touch()
+    preflight.require_sdk("neuron", python)
+    shutil.rmtree(next(site.glob("torch_neuronx-*")))
+    with pytest.raises(preflight.PreflightError, match="lacks: torch-neuronx"):
+        preflight.require_sdk("neuron", python)
 
 
 def test_the_interpreter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
