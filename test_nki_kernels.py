@@ -1,15 +1,20 @@
 """Correctness of the kernels: every declared case and dtype against its oracle, every refusal.
 
-Runs on whatever `import nki` is: the simulator on a CPU, the SDK's own simulator, or a device.
-Alone it needs no pytest, which a Neuron environment may lack.
+Runs on nki_sim, on the Neuron SDK's own simulator, or on a device; without --backend on what there
+is. Alone it needs no pytest, which a Neuron environment may lack.
 
     pytest test_nki_kernels.py
-    python3 test_nki_kernels.py [--kernel NAME ...] [--json FILE]
+    python3 test_nki_kernels.py [--backend simulator|neuron-simulator|neuron] [--cores N]
+                                [--kernel NAME ...] [--kind KIND ...] [--json FILE]
+
+On a device a process has logical cores of one size, and a kernel is launched on just as many
+physical ones: `--cores 2` (the default there) tests launches on two, `--cores 1` those on one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,15 +26,27 @@ from kernels.verification import RefusalCheck, Verification, verify, verify_refu
 
 SCHEMA_VERSION = 1
 TESTED_DTYPES = ("float32", "bfloat16")
+BACKENDS = SIMULATOR, NEURON_SIMULATOR, NEURON = ("simulator", "neuron-simulator", "neuron")
+KINDS = ("true", "ragged", "model")
+DEVICES = Path("/dev")
+LOGICAL_CORES = ("NEURON_LOGICAL_NC_CONFIG", "NEURON_RT_VIRTUAL_CORE_SIZE")
+"""Variables of compiler and runtime: how many physical cores a logical one has."""
 ROW = "{:<18} {:<41} {:<9} {:>14} {:>8}  {}"
 
 
 class NoNKI(RuntimeError):
-    """There is no `nki` to run the kernels on."""
+    """There is no `nki` to run the kernels on, or not the one that is asked for."""
 
 
-def require_nki() -> bool:
-    """Make `import nki` work, and tell whether it is nki_sim. Raises NoNKI where there is none."""
+def require_nki(backend: str | None = None) -> str:
+    """Make `import nki` work and return where kernels will run: `backend`, or what there is.
+
+    With the SDK's `nki` that is a device, or else the SDK's simulator. Raises NoNKI.
+    """
+    if backend == SIMULATOR:
+        os.environ["NKI_SIMULATOR"] = "1"  # nki_sim, also where the SDK is installed
+    elif backend is not None:
+        os.environ.pop("NKI_SIMULATOR", None)
     try:
         from nki_sim.install import install
     except ModuleNotFoundError as missing:
@@ -45,12 +62,49 @@ def require_nki() -> bool:
             f"nki_sim is on the path of {sys.executable} ({error}). Activate the Neuron "
             "environment, or run from the project's folder in the environment that ./run builds."
         ) from error
-    return "nki_sim" in Path(str(nki.__file__)).parts
+    device = any(path.name[6:].isdigit() for path in DEVICES.glob("neuron*"))
+    offered = (SIMULATOR,) if "nki_sim" in Path(str(nki.__file__)).parts else (NEURON_SIMULATOR,)
+    if device and offered != (SIMULATOR,):
+        offered = (NEURON, NEURON_SIMULATOR)
+    chosen = backend or offered[0]
+    if chosen not in offered:
+        raise NoNKI(
+            f"--backend {chosen}: `import nki` is {nki.__file__}, and there is "
+            f"{'a' if device else 'no'} Neuron device: the kernels can run here on "
+            f"{' or '.join(offered)}"
+        )
+    if chosen == NEURON_SIMULATOR and not hasattr(nki, "simulate"):
+        raise NoNKI("this SDK's `nki` has no simulator (nki.simulate): Neuron SDK 2.29 has it")
+    return chosen
+
+
+def set_logical_cores(cores: int | None) -> int:
+    """Give this process, on a device, logical cores of so many physical ones; by default two."""
+    cores = cores or int(os.environ.get(LOGICAL_CORES[0], "2"))
+    for variable in LOGICAL_CORES:
+        os.environ[variable] = str(cores)
+    return cores
+
+
+def launchable(spec: KernelSpec, cores: int, backend: str) -> Any:
+    """What is called with the arguments to launch a kernel on `cores` physical cores."""
+    kernel = spec.load() if cores == 1 else spec.load()[cores]
+    if backend != NEURON_SIMULATOR:
+        return kernel  # numpy arrays: the SDK compiles for the device and runs there
+    import nki
+
+    return nki.simulate(kernel)
 
 
 def setup_module() -> None:
     """For pytest: every test of this file fails, with the reason, where there is no `nki`."""
-    require_nki()
+    simulator()
+
+
+def simulator() -> str:
+    """For pytest: the simulator that there is; a device is for the command line alone."""
+    found = require_nki()
+    return require_nki(NEURON_SIMULATOR) if found == NEURON else found
 
 
 def pytest_generate_tests(metafunc: Any) -> None:
@@ -73,19 +127,22 @@ def pytest_generate_tests(metafunc: Any) -> None:
 
 
 def test_kernel_equals_its_oracle(spec: KernelSpec, case: Case, dtype: str, cores: int) -> None:
-    result = verify(spec, case, dtype, cores=cores)
+    result = verify(spec, case, dtype, launchable(spec, cores, simulator()))
     assert result.passed, result.message
 
 
 def test_kernel_refuses(spec: KernelSpec, refusal: Refusal) -> None:
-    check = verify_refusal(spec, refusal)
+    check = verify_refusal(spec, refusal, launchable(spec, 1, simulator()))
     assert check.passed, check.message
 
 
-def run_case(spec: KernelSpec, case: Case, dtype: str, cores: int = 1) -> Verification:
+def run_case(
+    spec: KernelSpec, case: Case, dtype: str, cores: int = 1, backend: str = SIMULATOR
+) -> Verification:
     """As `verify`; an exception of the kernel is a failure with its text."""
     try:
-        result = verify(spec, case, dtype, cores=cores)
+        kernel = launchable(spec, cores, backend)
+        result = verify(spec, case, dtype, kernel, writes_back=backend != NEURON)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         result = Verification(spec.name, case.label, dtype, False, None, None, None, text)
@@ -129,8 +186,20 @@ def count_cost(spec: KernelSpec) -> dict[str, Any]:
     return {"shapes": shapes, "dtype": "float32", **recording.launches[0].summary()}
 
 
-def check_kernel(spec: KernelSpec, simulated: bool) -> dict[str, Any]:
-    """Run and print every case and refusal of a kernel; its entry of the JSON report."""
+def launches(spec: KernelSpec, cores: int | None, kinds: Sequence[str]) -> list[tuple[Case, int]]:
+    """The cases of these kinds, each with a number of cores; all numbers, or `cores` alone."""
+    return [
+        (case, number)
+        for case in spec.cases
+        for number in case.cores
+        if case.kind in kinds and cores in (None, number)
+    ]
+
+
+def check_kernel(
+    spec: KernelSpec, wanted: Sequence[tuple[Case, int]], cores: int | None, backend: str
+) -> dict[str, Any]:
+    """Run and print the wanted launches of a kernel and its refusals; its entry of the report."""
     entry: dict[str, Any] = {"passed": True}
     failures = []
     for dtype in TESTED_DTYPES:
@@ -138,21 +207,20 @@ def check_kernel(spec: KernelSpec, simulated: bool) -> dict[str, Any]:
             reason = f"SKIP  declared for {', '.join(spec.dtypes)} only"
             print(ROW.format(spec.name, "", dtype, "", "", reason))
             continue
-        results = [
-            run_case(spec, case, dtype, cores) for case in spec.cases for cores in case.cores
-        ]
+        results = [run_case(spec, case, dtype, number, backend) for case, number in wanted]
         for result in results:
             print_case(result)
         entry[dtype] = summarise(results)
         failures += [f"{r.case}, {dtype}: {r.message}" for r in results if not r.passed]
-    checks = [verify_refusal(spec, refusal) for refusal in spec.refusals]
+    refused = launchable(spec, cores or 1, backend)
+    checks = [verify_refusal(spec, refusal, refused) for refusal in spec.refusals]
     for check in checks:
         print_refusal(check)
     failures += [f"{c.refusal}: {c.message}" for c in checks if not c.passed]
     entry["refusals"] = len(checks)
     if failures:
         entry |= {"passed": False, "failures": failures}
-    elif simulated:
+    elif backend == SIMULATOR:
         entry["cost"] = count_cost(spec)
     return entry
 
@@ -170,23 +238,50 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help=f"check only these kernels, of {', '.join(SPECS)}",
     )
+    parser.add_argument("--backend", choices=BACKENDS, help="where; by default on what there is")
+    parser.add_argument("--cores", type=int, choices=(1, 2), help="only launches on so many cores")
+    parser.add_argument(
+        "--kind",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        help="check only cases of these kinds: true are the shapes of Qwen3-30B-A3B",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     return parser.parse_args(arguments)
+
+
+def _wanted(options: argparse.Namespace, cores: int | None) -> dict[str, list[tuple[Case, int]]]:
+    """The launches of each kernel that is asked for; NoNKI where one has none."""
+    found = {
+        name: launches(spec, cores, options.kind)
+        for name, spec in SPECS.items()
+        if not options.kernel or name in options.kernel
+    }
+    if absent := [name for name, wanted in found.items() if not wanted]:
+        if options.kernel:
+            raise NoNKI(f"{', '.join(absent)}: no case of this kind is launched on {cores} core(s)")
+        print(f"SKIP  {', '.join(absent)}: no such case")
+    return {name: wanted for name, wanted in found.items() if wanted}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check kernels and print the table; 0 if all pass, 1 if any fails, 2 without an `nki`."""
     options = parse(arguments)
+    cores = options.cores
+    if options.backend == NEURON:
+        cores = set_logical_cores(cores)  # before anything of the SDK may read it
     try:
-        simulated = require_nki()
+        backend = require_nki(options.backend)
+        cores = set_logical_cores(cores) if backend == NEURON else cores
+        wanted = _wanted(options, cores)
     except NoNKI as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(f"on {backend}" + (f", launches on {cores} core(s) alone" if cores else ""))
     print(ROW.format("kernel", "case", "dtype", "max abs error", "max ulp", "verdict"))
     report = {
-        name: check_kernel(spec, simulated)
-        for name, spec in SPECS.items()
-        if not options.kernel or name in options.kernel
+        name: check_kernel(SPECS[name], found, cores, backend) for name, found in wanted.items()
     }
     failed = [name for name, entry in report.items() if not entry["passed"]]
     print(f"FAILED: {', '.join(failed)}" if failed else f"all {len(report)} kernels pass")
@@ -196,7 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         for name, entry in report.items():
             entry["inputs"] = kernel_test_inputs(name)
-        write_json(options.json, {"schema_version": SCHEMA_VERSION, "kernels": report})
+        head = {"schema_version": SCHEMA_VERSION, "backend": backend}
+        write_json(options.json, {**head, "kernels": report})
     return 1 if failed else 0
 
 

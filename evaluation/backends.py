@@ -200,20 +200,23 @@ class Neuron:
 
 
 class Absent:
-    """The SDK's own simulator, which this build does not drive."""
+    """The SDK's own simulator, on which kernels are tested but no model is run.
+
+    It counts no instructions, so that a run would lack the coverage that a record is made of.
+    """
 
     one_model_per_process = False
 
     def require(self, options: Options) -> None:
-        """Refuse, and say what is lacking."""
+        """Refuse, and say what there is."""
         lacking = ""
         if nki_version() in ("nki_sim", "none"):
-            lacking = " This machine lacks the package nki of Neuron SDK 2.29 or newer."
+            lacking = " (this machine lacks the package nki of Neuron SDK 2.29 or newer)"
         raise DriverError(
-            f"--backend {options.backend}: this build runs on the CPU simulator and on a device; "
-            f"what drives the simulator of the Neuron SDK is not part of it yet.{lacking} Nothing "
-            f"was run. Leave out --backend (or write --backend {SIMULATOR}) to run the same "
-            "kernels here"
+            f"--backend {options.backend}: models run on the CPU simulator and on a device; in the "
+            "simulator of the Neuron SDK, which counts no instructions, kernels are tested alone: "
+            f"python3 test_nki_kernels.py --backend {options.backend}{lacking}. Nothing was run. "
+            f"Leave out --backend (or write --backend {SIMULATOR}) to run the same kernels here"
         )
 
 

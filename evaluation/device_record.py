@@ -18,13 +18,14 @@ Evaluations = Sequence[Mapping[str, Any]]
 
 _PHASES: dict[str, Phase] = {"prefill": "prefill", "decode_step": "decode"}
 SIDES = ("baseline", "nki")
-_NOT_PUBLISHED = "the organisers publish no baseline for some of these prompts"
+_NOT_PUBLISHED = "the organisers publish no baseline for prompt {}: a total would leave it out"
 _SCORES = (
     *(f"per_prompt_results[*].{side}.score" for side in SIDES),
     "per_prompt_results[*].improvement_percent",
     *(f"summary.{side}_total_score" for side in SIDES),
     "summary.improvement_percent",
 )
+_RATIOS = ("challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most")
 _NO_RELEASE = "the installed packages belong to no release that envs/neuron.yaml states"
 
 
@@ -43,21 +44,25 @@ def add_device_figures(
         for prompt, evaluation in zip(record["per_prompt_results"], by_variant[side], strict=True):
             prompt[side] |= _figures(evaluation)
     published = {base.prompt_id for base in baselines.per_prompt}
-    if {prompt["prompt_id"] for prompt in record["per_prompt_results"]} <= published:
-        _add_scores(record, by_variant, baselines)
+    measured = [prompt["prompt_id"] for prompt in record["per_prompt_results"]]
+    if unknown := [str(prompt) for prompt in measured if prompt not in published]:
+        reason = _NOT_PUBLISHED.format(", ".join(unknown))
+        record["absent"] += [{"key": key, "reason": reason} for key in _SCORES]
     else:
-        record["absent"] += [{"key": key, "reason": _NOT_PUBLISHED} for key in _SCORES]
+        _add_scores(record, by_variant, baselines)
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one side of a prompt: latency with its samples, throughput, ratio."""
+    """Return one side of a prompt: latency with its samples, throughput, the ratios."""
     measured = scores.measurement(evaluation)
+    counted = {name: evaluation["mac_ratio"][name] for name in _RATIOS}
     samples_ms = [1e3 * second for second in evaluation["host_time"]["end_to_end_s"]]
     return {
         "latency": {"basis": "measured", "samples_ms": samples_ms},
         "latency_ms": measured.latency_ms,
         "throughput_tok_s": measured.throughput_tok_s,
         "nki_flops_ratio": measured.nki_flops_ratio,
+        "mac_ratio": {"basis": "counted", **counted},
     }
 
 

@@ -8,6 +8,7 @@ a kernel is an error: nothing here catches one.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,20 @@ def why_not(name: str, *tensors: Tensor) -> str | None:
     if name != "silu" and row > LONGEST_ROW:
         return f"rows of {row} elements are longer than the kernel's {LONGEST_ROW}"
     return None
+
+
+def why_not_on_cpu() -> str | None:
+    """Why no kernel can be launched in a process without a device, or None if a simulator is there.
+
+    It is `import nki` that decides: nki_sim, or the SDK's own with NKI_SIMULATOR=1.
+    """
+    try:
+        import nki
+    except ImportError:
+        return "there is no `nki` that could simulate a kernel on this CPU"
+    if nki.__name__.startswith("nki_sim") or os.environ.get("NKI_SIMULATOR") == "1":
+        return None
+    return "this `nki` compiles for a device, and there is none; NKI_SIMULATOR=1 simulates kernels"
 
 
 @contextmanager

@@ -76,8 +76,12 @@ def _why_not_model(config: Any) -> list[str]:
     if architecture is not None:
         return [architecture]
     capacities = {settings.seq_len, *(getattr(settings, "token_generation_buckets", None) or ())}
+    prompts = getattr(settings, "context_encoding_buckets", None) or [
+        getattr(settings, "max_context_length", None) or settings.seq_len
+    ]
     found = [
         *plan.choose(PATH, config, dtype, ranks).fallbacks,
         *(plan.why_not_capacity(capacity, config) for capacity in sorted(capacities)),
+        plan.why_not_prompt(max(prompts), config, dtype, ranks),
     ]
     return [f"{each.kernel}: {each.reason}" for each in found if each is not None]

@@ -40,6 +40,9 @@ MOST = (
 )
 """The largest sizes of a model that decoder kernels take: what, of which kernels, how much."""
 
+PROMPT_BYTES = 81920  # of all tokens of a prompt as columns, on a partition
+MOST_BLOCKS = 504  # of tokens of one expert each, of up to 64, that the table of a prefill holds
+
 MOST_SCORES = 512  # of a group of heads, on each partition: one bank of PSUM in float32
 
 # config field -> the value that the models with kernels implement
@@ -186,6 +189,27 @@ def why_not_capacity(capacity: int, config: Any) -> Fallback | None:
         return None
     reason = f"a cache of {capacity} tokens gives a partition {scores} scores, above {MOST_SCORES}"
     return Fallback("attention_decode", f"{reason}; make it a multiple of 128")
+
+
+def why_not_prompt(tokens: int, config: Any, dtype: str, ranks: int = 1) -> Fallback | None:
+    """Why the kernels of a prefill cannot take a prompt padded to `tokens` tokens, or None."""
+    from kernels.layouts import partitions
+
+    heads = config.num_attention_heads
+    widths = {
+        "qkv": config.hidden_size // partitions(config.hidden_size),
+        "attention": heads // config.num_key_value_heads,
+        "output_projection": heads // ranks,
+    }
+    element_bytes = 4 if dtype == "float32" else 2
+    most = {name: PROMPT_BYTES // (width * element_bytes) for name, width in widths.items()}
+    # With any routing, each expert may have one block that is not full.
+    most["experts"] = ((MOST_BLOCKS - config.num_experts) * 64 + config.num_experts) // 8
+    kernel = min(most, key=lambda name: most[name])
+    if tokens <= most[kernel]:
+        return None
+    reason = f"a prompt of {tokens} tokens, the kernel takes up to {most[kernel]}"
+    return Fallback(f"{kernel}_prefill", f"{reason}; shorten the longest context encoding bucket")
 
 
 def expected_launches(

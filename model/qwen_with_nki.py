@@ -41,7 +41,7 @@ from model.neuron_layers import (
     PackedHead,
     mark_boundary,
 )
-from model.plan import why_not_routed
+from model.plan import NEURON_PATHS, why_not_routed
 from model.row_layers import (
     NKIRMSNorm,
     nki_aggregate,
@@ -116,12 +116,17 @@ class Qwen3MoeInferenceConfig(stock.Qwen3MoeInferenceConfig):
 
     `nki_rows_because` has the reasons for the kernel path "rows". They are found here, once, for
     NxDI changes the settings of each graph's copy, and graphs share their weights. For "layered"
-    keys are cached with their positions last, as its kernels read them.
+    keys are cached with their positions last, as its kernels read them. On a CPU without a
+    simulator of kernels `nki_stock_because` says so, and the model is NxDI's own.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.nki_rows_because = neuron_plan.why_not_layered(self)
+        on_cpu = bool(getattr(self.neuron_config, "on_cpu", False)) or cpu_mode()
+        self.nki_stock_because = dispatch.why_not_on_cpu() if on_cpu else None
+        if self.nki_stock_because is not None:
+            self.nki_rows_because.append(self.nki_stock_because)
         if not self.nki_rows_because and self.neuron_config.nki_defaults:
             self.neuron_config.k_cache_transposed = True
 
@@ -528,6 +533,10 @@ class NeuronQwen3MoeModel(stock.NeuronQwen3MoeModel):
 
     def _init_rows(self, config: Any) -> None:
         super().init_model(config)
+        if config.nki_stock_because is not None:
+            for phase in neuron_hooks.PHASES:
+                neuron_hooks.record(NEURON_PATHS[-1], phase, config.nki_stock_because)
+            return
         for index, layer in enumerate(self.layers):
             install_kernels(layer, config, index)
         self.norm = kernel_norm(self.norm, config, None)

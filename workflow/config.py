@@ -52,7 +52,8 @@ def complete(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
 def record_of(config: Mapping[str, Any]) -> str:
     """Return, as one line of JSON, what of the configuration belongs to a result.
 
-    The interpreter of the Neuron steps is a path of this machine and changes no result by itself.
+    The interpreter of the Neuron steps is a path of this machine and changes no result by itself;
+    the ranks are part of every artefact that the results name.
     """
     return json.dumps({k: v for k, v in config.items() if k != "neuron"}, sort_keys=True)
 

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from evaluation.sdk import REQUIRED
 from report.build import INSTALL_TEX
 
 TEX_FILES = (
@@ -21,19 +22,23 @@ TEX_FILES = (
     "enumitem.sty",
 )
 
-NEURON_PACKAGES = {
-    "neuron": ("torch-neuronx", "neuronx-distributed-inference", "nki"),
-    "neuron-simulator": ("nki",),
-}
-"""Distributions that a backend needs, as pip names them."""
+NEURON_PACKAGES = {"neuron": REQUIRED, "neuron-simulator": ()}
+"""Distributions that a backend needs beside `nki`, as pip names them."""
 
 _MISSING = """
-import importlib.metadata, sys
-for name in sys.argv[1:]:
+import importlib.metadata, importlib.util, sys
+def absent(name):
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        print(name)
+        return True
+for name in filter(absent, sys.argv[1:]):
+    print(name)
+# No source says which distribution brings the module in the first release with it, SDK 2.27.
+nki = importlib.util.find_spec("nki")
+simulator = type(getattr(nki, "loader", None)).__module__.startswith("nki_sim")
+if absent("nki") and (nki is None or simulator):
+    print("nki")
 """
 
 
@@ -57,9 +62,9 @@ def require_tex() -> None:
 
 def require_sdk(backend: str, python: str) -> None:
     """Raise PreflightError unless `python` has what the backend needs of the Neuron SDK."""
-    wanted = NEURON_PACKAGES.get(backend, ())
-    if not wanted:
+    if backend not in NEURON_PACKAGES:
         return
+    wanted = NEURON_PACKAGES[backend]
     asked = subprocess.run([python, "-c", _MISSING, *wanted], capture_output=True, text=True)
     if asked.returncode or asked.stdout:
         lacking = ", ".join(asked.stdout.split()) or asked.stderr.strip()

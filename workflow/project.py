@@ -89,6 +89,15 @@ def kernel_files() -> dict[str, str]:
     return {name: f"kernels/{Path(spec.file).name}" for name, spec in SPECS.items()}
 
 
+def device_launches() -> list[str]:
+    """Return `kernel_lncN` for each kernel and number N of cores on which it has true shapes."""
+    return [
+        f"{name}_lnc{cores}"
+        for name, spec in SPECS.items()
+        for cores in sorted({n for case in spec.cases if case.kind == "true" for n in case.cores})
+    ]
+
+
 def kernel_sources() -> list[str]:
     """Return the files in kernels/ that hold NKI code."""
     return sorted(f"kernels/{file.name}" for file in (ROOT / "kernels").glob("nki_*.py"))

@@ -100,7 +100,7 @@ def make(folder: Path, backend: str = "simulator") -> Results:
     }
     write_json(results.model_manifest, manifest)
     for name in SPECS:
-        write_json(results.kernel_test(name), _kernel_test(name))
+        write_json(results.kernel_test(name), kernel_test(name))
     for variant in VARIANTS:
         inputs = artefact_inputs(variant, manifest["sha256"], CompileSettings(backend))
         if backend == "neuron":
@@ -214,7 +214,8 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
     variant = evaluation["variant"]
     evaluation["backend"] = "neuron"
     evaluation["inputs"] |= variant_sources(variant, "neuron")
-    evaluation["mac_ratio"] = {"challenge_ratio": 0.25 if variant == "nki" else 0.0}
+    names = ["challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most"]
+    evaluation["mac_ratio"] = dict.fromkeys(names, 0.25 if variant == "nki" else 0.0)
     evaluation["device"] = {
         "instance_type": "trn2.3xlarge", "neuron_devices": 1, "sdk_release": "2.29",
     }  # fmt: skip
@@ -227,7 +228,8 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
             del evaluation[key]
 
 
-def _kernel_test(name: str) -> dict[str, Any]:
+def kernel_test(name: str) -> dict[str, Any]:
+    """Return what the tests of one kernel would have left."""
     errors = {"cases": 3, "max_abs_error": 1e-7, "max_ulp_error": 2}
     result: dict[str, Any] = {"passed": True, "float32": errors, "bfloat16": dict(errors)}
     if "bfloat16" not in SPECS[name].dtypes:

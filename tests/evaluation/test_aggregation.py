@@ -242,6 +242,10 @@ def test_a_device_gives_latencies_and_scores(measured: Results) -> None:
     assert side["score"] == pytest.approx(expected)
     assert record["summary"]["improvement_percent"] == pytest.approx(25)
     assert record["summary"]["nki_flops_ratio"] == 0.25
+    assert side["mac_ratio"] == {
+        "basis": "counted", "challenge_ratio": 0.25, "executed_ratio": 0.25,
+        "useful_ratio_at_least": 0.25, "useful_ratio_at_most": 0.25,
+    }  # fmt: skip
     assert "model/qwen_with_nki.py" in record["provenance"]["model_code"]
 
 
@@ -296,7 +300,9 @@ def test_prompts_without_a_published_baseline_have_no_score(measured: Results, m
     monkeypatch.setattr(aggregation, "load_baselines", lambda path, platform: fewer)
     record = measured.record()
     assert "score" not in record["per_prompt_results"][0]["nki"]
-    assert "nki_total_score" in " ".join(entry["key"] for entry in record["absent"])
+    reasons = {entry["key"]: entry["reason"] for entry in record["absent"]}
+    assert "no baseline for prompt 1:" in reasons["summary.nki_total_score"]
+    assert "per_prompt_results[*].nki.score" in reasons and validate(record) == []
 
 
 def test_a_downloaded_model_has_its_name(results: Results) -> None:

@@ -576,6 +576,22 @@ def test_a_test_that_hangs_is_ended(project: Project) -> None:
         verify_archive(project.zip, sys.executable, timeout_s=1.0)
 
 
+def test_the_archive_of_this_repository_holds_what_the_challenge_lists(project: Project) -> None:
+    record = minimal_record(SOURCES)
+    record["provenance"] |= {"kernels": {}, "model_code": {}}
+    project.write_results(record)
+    project.root = ROOT
+    names = project.pack()["files"].keys()
+    listed = (
+        "nki_custom_rmsnorm.py nki_kernels.py nki_moe_kernels.py nki_attention_kernels.py "
+        "qwen_with_nki.py test_nki_kernels.py technical_report.tex technical_report.pdf "
+        "benchmark_results.json README.md"
+    )
+    assert set(listed.split()) <= {Path(name).name for name in names}
+    assert {f"kernels/{path.name}" for path in (ROOT / "kernels").glob("nki_*.py")} <= names
+    assert {"qwen_with_nki.py", "model/qwen_with_nki.py", "model/qwen.py"} <= names
+
+
 def test_the_kernels_of_this_repository_pass_their_tests_unpacked(
     project: Project, tmp_path: Path
 ) -> None:

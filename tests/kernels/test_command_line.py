@@ -132,3 +132,107 @@ def test_without_any_nki_pytest_fails_and_says_so(tmp_path: Path) -> None:
     assert "no `nki` can be imported" in run.stdout
     assert "passed" not in run.stdout.splitlines()[-1]
     assert "skipped" not in run.stdout.splitlines()[-1]
+
+
+# The SDK's own nki, on a double -----------------------------------------------------------------
+
+SDK = '''
+"""An `nki` as the SDK's: plain launches need a device with matching logical cores, and get copies;
+`simulate` runs on the CPU and writes back. Both compute in nki_sim."""
+import importlib, os, sys
+import numpy as np
+from nki_sim import kernel as ours
+
+for name in ("language", "isa", "isa.constants", "collectives", "typing", "compiler", "dtype"):
+    sys.modules["nki." + name] = importlib.import_module("nki_sim.nki." + name)
+
+class jit:
+    def __init__(self, function, grid=None):
+        self.kernel, self.grid = ours.jit(function), grid
+    def __getitem__(self, grid):
+        return jit(self.kernel.function, grid)
+    def on_cpu(self, *args, **kwargs):
+        return (self.kernel if self.grid is None else self.kernel[self.grid])(*args, **kwargs)
+    def __call__(self, *args, **kwargs):
+        if os.environ["NEURON_LOGICAL_NC_CONFIG"] != str(self.grid or 1):
+            raise RuntimeError("NCC_EVRF066: the grid is not the logical core's size")
+        copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in kwargs.items()}
+        return self.on_cpu(*args, **copies)
+
+def simulate(kernel):
+    print("simulated by the SDK")
+    return kernel.on_cpu
+'''
+RUN = "import sys, pathlib, test_nki_kernels as t; t.DEVICES = pathlib.Path(sys.argv.pop(1)); "
+RUN += "sys.exit(t.main(sys.argv[1:]))"
+
+
+def with_sdk(
+    folder: Path, *arguments: str, device: bool, nki: str = SDK
+) -> subprocess.CompletedProcess[str]:
+    """Run the tests where `import nki` is the SDK's, with or without a device."""
+    (folder / "site/nki").mkdir(parents=True)
+    (folder / "site/nki/__init__.py").write_text(nki)
+    (folder / "dev").mkdir()
+    if device:
+        (folder / "dev/neuron0").touch()
+    dropped = ("NKI_SIMULATOR", *test_nki_kernels.LOGICAL_CORES)
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), str(ROOT)])
+    command = [sys.executable, "-c", RUN, str(folder / "dev"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("cores", "ran"), [(["--cores", "1"], 6), ([], 6)])
+def test_on_a_device_launches_have_the_size_of_its_logical_cores(
+    tmp_path: Path, cores: list[str], ran: int
+) -> None:
+    """One physical core where it is asked for, else two; updated arguments are copies there."""
+    path = tmp_path / "report.json"
+    words = ["--kernel", "attention_decode", "--kind", "model", "--json", str(path)]
+    run = with_sdk(tmp_path, *words, *cores, device=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert ("2 cores  " in run.stdout) == (not cores) and "simulated" not in run.stdout
+    report = report_of(path)
+    assert report["backend"] == "neuron"
+    entry = report["kernels"]["attention_decode"]
+    assert entry["float32"]["cases"] + entry["bfloat16"]["cases"] == ran
+    assert "cost" not in entry
+
+
+@pytest.mark.parametrize("chosen", [[], ["--backend", "neuron-simulator"]])
+def test_without_a_device_the_sdk_simulates(tmp_path: Path, chosen: list[str]) -> None:
+    words = ["--kernel", "attention_decode", "silu", "--kind", "model", *chosen]
+    run = with_sdk(tmp_path, *words, device=bool(chosen))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "on neuron-simulator" in run.stdout and "simulated by the SDK" in run.stdout
+
+
+def test_the_project_s_simulator_where_the_sdk_is(tmp_path: Path) -> None:
+    run = with_sdk(tmp_path, "--kernel", "silu", "--backend", "simulator", device=True)
+    assert run.returncode == 0 and "on simulator" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "nki", "says"),
+    [
+        (["--backend", "neuron"], SDK, "there is no Neuron device: the kernels can run here on"),
+        ([], "jit = None", "Neuron SDK 2.29 has it"),
+    ],
+)
+def test_what_a_machine_cannot_do_is_said(
+    tmp_path: Path, words: list[str], nki: str, says: str
+) -> None:
+    run = with_sdk(tmp_path, *words, device=False, nki=nki)
+    assert run.returncode == 2 and says in run.stderr and "PASS" not in run.stdout
+
+
+def test_a_kernel_without_such_a_case_is_no_success(capsys: Any) -> None:
+    words = ["--kernel", "rmsnorm", "--cores", "2"]
+    assert test_nki_kernels.main(words) == 2
+    assert "rmsnorm: no case of this kind is launched on 2 core(s)" in capsys.readouterr().err
+
+
+def test_nki_sim_is_no_device(capsys: Any) -> None:
+    assert test_nki_kernels.main(["--kernel", "silu", "--backend", "neuron-simulator"]) == 2
+    assert "the kernels can run here on simulator" in capsys.readouterr().err

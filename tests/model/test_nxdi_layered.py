@@ -315,6 +315,8 @@ def test_a_parameter_without_a_value_is_an_error(newest, checkpoint, monkeypatch
         ({"tp_degree": 3}, {}, "num_attention_heads 8 is no multiple of 3 ranks"),
         ({"torch_dtype": torch.float16}, {}, "float16 is not among the kernel's dtypes"),
         ({"seq_len": 331}, {}, "attention_decode: a cache of 331 tokens"),
+        ({"seq_len": 2688}, {}, "a prompt of 2688 tokens, the kernel takes up to 2560"),
+        ({"context_encoding_buckets": [128, 4096]}, {}, "a prompt of 4096 tokens"),
         ({}, {"num_experts_per_tok": 4}, "router_prefill: 4 experts per token"),
         ({}, {"hidden_act": "gelu"}, "hidden_act: received 'gelu'"),
         ({}, {"tie_word_embeddings": True}, "tie_word_embeddings: received True"),
@@ -325,6 +327,11 @@ def test_what_rules_the_layers_out_has_a_reason(newest, checkpoint, settings, ch
     config = build(checkpoint, settings, changes).config
     assert any(reason in found for found in config.nki_rows_because), config.nki_rows_because
     assert config.neuron_config.k_cache_transposed is False
+
+
+def test_long_sequences_need_no_long_prompts(newest, checkpoint):
+    settings = {"seq_len": 4096, "context_encoding_buckets": [128, 1024]}
+    assert build(checkpoint, settings).config.nki_rows_because == []
 
 
 def test_the_path_does_not_change_with_a_graphs_settings(newest, checkpoint):

@@ -13,12 +13,22 @@ import torch
 import nki_sim
 from kernels.specs import SPECS
 from model import dispatch, tiny
-from model.plan import MOST, PATHS, PHASES, Plan, choose, expected_launches
+from model.plan import (
+    MOST,
+    MOST_BLOCKS,
+    PATHS,
+    PHASES,
+    PROMPT_BYTES,
+    Plan,
+    choose,
+    expected_launches,
+    why_not_prompt,
+)
 
 TINY = SimpleNamespace(**tiny.CONFIG)
 REAL: dict[str, Any] = {
     "num_hidden_layers": 48, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True,
-    "head_dim": 128, "hidden_size": 2048,
+    "head_dim": 128, "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 4,
 }  # fmt: skip
 
 
@@ -94,6 +104,35 @@ def test_the_limits_are_the_kernels():
         ("bytes per row", "qkv_prefill"): nki_prefill_projection_kernels.ROW_BYTES,
         ("layers", "decoder"): PARTITIONS,
     }
+
+
+@pytest.mark.parametrize(("dtype", "ranks", "kernel", "tokens"), [
+    ("bfloat16", 4, "qkv_prefill", 2560),
+    ("float32", 1, "output_projection_prefill", 640),
+    ("bfloat16", 1, "output_projection_prefill", 1280),
+])  # fmt: skip
+def test_longer_prompts_have_a_reason(dtype, ranks, kernel, tokens):
+    real = SimpleNamespace(**REAL)
+    assert why_not_prompt(tokens, real, dtype, ranks) is None
+    found = why_not_prompt(tokens + 1, real, dtype, ranks)
+    assert found is not None and found.kernel == kernel
+    assert f"up to {tokens};" in found.reason
+
+
+def test_the_longest_prompt_is_the_kernels():
+    from kernels import nki_matmul_stages, nki_token_grouping
+    from kernels.nki_decode_common import BANK
+
+    assert PROMPT_BYTES == nki_matmul_stages.COLUMNS_BYTES
+    narrow = SimpleNamespace(**REAL | {"hidden_size": 128, "num_attention_heads": 4})
+    found = why_not_prompt(9999, narrow, "bfloat16", 4)
+    assert found is not None and found.kernel == "experts_prefill"
+    longest = int(found.reason.partition("up to ")[2].partition(";")[0])
+    slots = nki_token_grouping.block_slots(longest, 128)
+    held = BANK - 2 * 2 * 2  # two buffers on two cores, twice
+    assert slots == 64 and held == MOST_BLOCKS
+    assert nki_token_grouping.most_blocks(longest, 128, slots) <= held
+    assert nki_token_grouping.most_blocks(longest + 8, 128, slots) > held
 
 
 def test_an_unknown_path_is_refused():

@@ -238,6 +238,36 @@ def test_a_configuration_for_a_device_is_refused_by_the_cpu_path(newest, on_devi
         build(checkpoint).to_cpu()
 
 
+@pytest.mark.parametrize("nki", ["none", "of the SDK"])
+def test_on_a_cpu_without_a_simulator_the_model_is_nxdis(
+    release, checkpoint, reference, monkeypatch, nki
+):
+    """With the reason; and with a simulator it is not, whose ever it is."""
+    monkeypatch.delenv("NKI_SIMULATOR", raising=False)
+    sdk = None if nki == "none" else ModuleType("nki")
+    monkeypatch.setitem(sys.modules, "nki", sdk)
+    model = nxdi_models.on_cpu(checkpoint)
+    with dispatch.counting() as launched:
+        actual = logits(model, PROMPT, 7)
+    assert drift(actual, reference_logits(reference, PROMPT, 7)) < FLOAT32_DRIFT
+    assert launched == {} and type(model.model.layers[0]).__module__ == STOCK
+    because = model.config.nki_stock_because
+    assert ("no `nki`" if sdk is None else "NKI_SIMULATOR=1") in because
+    assert [(w.kernel, w.phase) for w in model.why_not() if w.reason == because] == [
+        (path, phase) for path in ("layered", "rows") for phase in neuron_hooks.PHASES
+    ]
+    if sdk is not None:
+        monkeypatch.setenv("NKI_SIMULATOR", "1")
+        assert build(checkpoint).config.nki_stock_because is None
+
+
+def test_a_device_without_nki_is_no_case_for_nxdis_model(newest, checkpoint, monkeypatch):
+    """There the missing package is an error, when a kernel is traced."""
+    monkeypatch.delenv("NXD_CPU_MODE")
+    monkeypatch.setitem(sys.modules, "nki", None)
+    assert build(checkpoint).config.nki_stock_because is None
+
+
 # The forward pass ------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,32 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, copy_repository
 
+from evaluation.files import write_json
+from kernels.specs import SPECS
 from tests.evaluation import neuron_machine
+from tests.evaluation.result_files import kernel_test
 from workflow import interpreter, preflight
 
 SETTINGS = """
 backend: neuron
 model: {path: results/model, dtype: float32}
-evaluation: {prompts: prompts.txt, sequence_length: 192, max_new_tokens: 3, timed_runs: 2}
+evaluation: {prompts: prompts.txt, sequence_length: 192, max_new_tokens: 2, timed_runs: 1}
+neuron: {tp_degree: 1}
 """
 
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A checkout on a machine with SDK and device, and the variables of its processes."""
+    """A checkout on a machine with SDK and device, and the variables of its processes.
+
+    Every program is the real one. Only what a device does not change, the kernels' tests in the
+    simulator, lies there as if done.
+    """
     folder = tmp_path_factory.mktemp("instance")
     checkout = copy_repository(folder / "repository").path
-    (checkout / "sitecustomize.py").unlink()  # no stand-ins: every program is the real one
+    (checkout / "sitecustomize.py").unlink()
+    for name in SPECS:
+        write_json(checkout / "results/kernel_tests" / f"{name}.json", kernel_test(name))
     (checkout / "prompts.txt").write_text("One stone and eight stones.\n")
     (checkout / "device.yaml").write_text(SETTINGS)
     return checkout, neuron_machine.environment(folder / "machine")
@@ -85,6 +96,35 @@ def test_a_machine_that_is_not_ready_is_described_before_any_work(tmp_path: Path
     with pytest.raises(preflight.PreflightError, match="no checkpoint") as raised:
         preflight.require_health(sys.executable, ["--model-path", str(tmp_path / "absent")], ROOT)
     assert "nothing was started" in str(raised.value)
+
+
+def fake_python(folder: Path, site: Path) -> str:
+    """An interpreter that has what lies in `site`, and no simulator's start-up file."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\nPYTHONPATH='{site}' exec '{sys.executable}' -S \"$@\"\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_nki_may_be_a_module_of_any_distribution(tmp_path: Path) -> None:
+    """As on SDK 2.27, where it may come with the compiler."""
+    neuron_machine.environment(tmp_path, "2.28")
+    site = tmp_path / "site"
+    (site / "sitecustomize.py").unlink()
+    python = fake_python(tmp_path, site)
+    for backend in ("neuron", "neuron-simulator", "simulator"):
+        preflight.require_sdk(backend, python)
+    for described in site.glob("nki-*"):
+        described.rename(site / f"other{described.name}")
+    (site / "othernki-0.2.0.dist-info/METADATA").write_text("Name: other\nVersion: 1\n")
+    for backend in ("neuron", "neuron-simulator"):
+        with pytest.raises(preflight.PreflightError, match="lacks: nki"):
+            preflight.require_sdk(backend, python)
+    (site / "nki.py").touch()
+    preflight.require_sdk("neuron", python)
+    shutil.rmtree(next(site.glob("torch_neuronx-*")))
+    with pytest.raises(preflight.PreflightError, match="lacks: torch-neuronx"):
+        preflight.require_sdk("neuron", python)
 
 
 def test_the_interpreter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from workflow.preflight import PreflightError, require, require_health
 from workflow.project import (
     check_files,
     content_sha256,
+    device_launches,
     driver_files,
     environment,
     figure_names,
@@ -48,6 +49,7 @@ MODEL_MANIFEST = "results/model_manifest.json"
 JOBS_LOCK = ".snakemake/jobs.lock"
 VARIANTS = ["baseline", "nki"]
 KERNELS = kernel_files()
+DEVICE_LAUNCHES = device_launches()
 FIGURES = figure_names()
 FIGURE_FILES = expand(
     "report/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
@@ -66,7 +68,10 @@ PLACE_FLAGS = flags(
     model_path=config["model"]["path"],
     model_manifest=MODEL_MANIFEST,
 )
-MODEL_FLAGS = f"{PLACE_FLAGS} {flags(torch_dtype=config['model']['dtype'])}"
+RANKS = config["neuron"]["tp_degree"] if ON_DEVICE else None
+MODEL_FLAGS = (
+    f"{PLACE_FLAGS} {flags(torch_dtype=config['model']['dtype'], tp_degree=RANKS)}"
+)
 KERNEL_FLAGS = flags(kernel_path=config["model"]["kernel_path"])
 EVALUATION_FLAGS = flags(
     seq_len=config["evaluation"]["sequence_length"],
@@ -91,6 +96,7 @@ DOCTOR_FLAGS = flags(
     warmup_runs=config["evaluation"]["warmup_runs"],
     timed_runs=config["evaluation"]["timed_runs"],
     prompts_file=config["evaluation"]["prompts"],
+    tp_degree=RANKS,
 )
 EVALUATIONS = ("evaluate_baseline", "evaluate_nki")
 
@@ -136,6 +142,7 @@ shell.prefix(
 wildcard_constraints:
     variant="|".join(VARIANTS),
     kernel="|".join(KERNELS),
+    cores="1|2",
     prompt="|".join(PROMPTS),
     figure="|".join(FIGURES),
     check="|".join(CHECKS),

@@ -15,7 +15,7 @@ CONFIG_FILE = "neuron_config.json"
 DEFAULTS: dict[str, Any] = {
     "batch_size": 1,
     "seq_len": 128,
-    "max_context_length": 128,
+    "max_context_length": None,
     "torch_dtype": torch.bfloat16,
     "tp_degree": 1,
     "logical_nc_config": 2,
@@ -98,6 +98,7 @@ class NeuronConfig:
             )
         self.is_prefill_stage = None
         self.max_length = self.max_length or self.seq_len
+        self.max_context_length = self.max_context_length or self.seq_len
         self.n_positions = self.seq_len
         self.max_batch_size = self.batch_size
         self.buckets = generate_buckets(128, self.seq_len)

@@ -191,6 +191,8 @@ class NeuronBaseForCausalLM(nn.Module):
 
     def to_cpu(self) -> None:
         """Build the model, convert the checkpoint, and load it without strictness, as the SDK."""
+        ranks = self.neuron_config.tp_degree
+        assert ranks == 1, f"the double runs one rank, not {ranks}: ask for --tp-degree 1"
         self.model = self._model_cls(self.config).to(self.neuron_config.torch_dtype)
         state = {
             name.removeprefix("model."): tensor.to(self.neuron_config.torch_dtype)

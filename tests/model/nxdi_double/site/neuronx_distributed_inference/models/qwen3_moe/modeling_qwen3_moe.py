@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm
 
 from neuronx_distributed_inference.models import config as configs
 from neuronx_distributed_inference.models.layer_boundary_marker import (
@@ -21,6 +20,20 @@ from neuronx_distributed_inference.modules.moe_v2 import initialize_moe_module
 REQUIRED = """head_dim hidden_act hidden_size max_position_embeddings moe_intermediate_size
 norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers
 num_key_value_heads rms_norm_eps rope_scaling rope_theta tie_word_embeddings vocab_size"""
+
+
+class Qwen3MoeRMSNorm(nn.Module):
+    """As in transformers, which NxD Inference takes on the CPU; importing that is slow."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        wide = hidden_states.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * normed.to(hidden_states.dtype)
 
 
 class Qwen3MoeInferenceConfig(configs.InferenceConfig):
