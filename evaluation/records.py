@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from evaluation.files import FileError, read_json
+from evaluation.plausibility import implausible
 from evaluation.problems import Problem, is_deeper_than, shown
 from evaluation.recomputation import recompute
 
@@ -23,6 +24,10 @@ SCHEMA_FILE = (
 )
 _DEEPEST = 32
 """Nesting beyond which a file is no record; it also keeps recursive libraries within bounds."""
+
+MISSING = "required by the schema"
+UNKNOWN = "unknown to the schema"
+FORM = "form required by the schema"
 
 
 class RecordError(ValueError):
@@ -50,7 +55,12 @@ def validate(record: Any) -> list[Problem]:
         return [Problem("", "nesting", f"at most {_DEEPEST} levels", "more")]
     if not isinstance(record, dict):
         return [Problem("", "a record is an object", "a JSON object", shown(record))]
-    return [*_schema_problems(record), *recompute(record)]
+    return [*_schema_problems(record), *recompute(record), *implausible(record)]
+
+
+def is_about_form(problem: Problem) -> bool:
+    """Say whether a problem is one of the schema's: of form, not of a figure."""
+    return problem.rule in (MISSING, UNKNOWN, FORM)
 
 
 def validate_file(path: Path | str) -> list[Problem]:
@@ -85,16 +95,16 @@ def _from_schema(error: ValidationError) -> Iterator[Problem]:
     if error.validator == "required":
         # One error per missing key: the key is what the schema demands and the instance lacks.
         key = str(error.message).split("'")[1]
-        yield Problem(f"{prefix}{key}", "required by the schema", "a value", "nothing")
+        yield Problem(f"{prefix}{key}", MISSING, "a value", "nothing")
     elif error.validator == "additionalProperties":
         schema_here: Any = error.schema
         instance: Any = error.instance
         for key in sorted(set(instance) - set(schema_here.get("properties", {}))):
             found = shown(instance[key])
-            yield Problem(f"{prefix}{key}", "unknown to the schema", "no such key", found)
+            yield Problem(f"{prefix}{key}", UNKNOWN, "no such key", found)
     else:
         expected = f"{error.validator} {_in_words(error.validator_value)}"
-        yield Problem(path, "form required by the schema", expected, shown(error.instance))
+        yield Problem(path, FORM, expected, shown(error.instance))
 
 
 def _in_words(value: Any) -> str:
