@@ -12,6 +12,7 @@ from evaluation.scoring import (
     score,
     total_score,
 )
+from evaluation.uncertainty import add_statistics
 from model.plan import NEURON_PATHS, Phase, expected_launches
 
 Evaluations = Sequence[Mapping[str, Any]]
@@ -47,6 +48,8 @@ def add_device_figures(
         _add_scores(record, by_variant, baselines)
     else:
         record["absent"] += [{"key": key, "reason": _NOT_PUBLISHED} for key in _SCORES]
+    machines = [e["provenance"]["machine"] for side in SIDES for e in by_variant[side]]
+    add_statistics(record, machines)
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def prompts_have_their_length(record: Any) -> Iterator[Problem]:
     for prompt in members(record, "per_prompt_results"):
         prompt_id = number(record, f"{prompt}.prompt_id")
         given = number(record, f"{prompt}.input_tokens")
-        if given is None or prompt_id not in range(len(lengths)):
+        if given is None or prompt_id is None or prompt_id not in range(len(lengths)):
             continue
         expected = lengths[int(prompt_id)]
         if given != expected:

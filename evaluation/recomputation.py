@@ -62,6 +62,9 @@ SUBMISSION_KEYS = (
 )
 """Figures of a submission's results file that a build may be unable to give."""
 
+OWN_KEYS = ("provenance.results",)
+"""What our own records hold beyond that, unless they are older than it."""
+
 _DEVICE_FIGURES = ("latency", "latency_ms", "throughput_tok_s", "score", "nki_flops_ratio")
 _SIDES = ("baseline", "nki")
 _QUANTITY_ENDINGS = ("_s", "_ms", "_us", "_bytes", "_tok_s")
@@ -377,7 +380,8 @@ def absent_is_absent(record: Any) -> Iterator[Problem]:
             value = lookup(record, path)
             if value is not None:
                 yield Problem(path, "listed as absent", "no value", shown(value))
-    for pattern in SUBMISSION_KEYS:
+    ours = lookup(record, "schema_version") is not None
+    for pattern in (*SUBMISSION_KEYS, *(OWN_KEYS if ours else ())):
         for path in expand(record, pattern):
             if lookup(record, path) is None and not {pattern, path} & set(listed):
                 rule, expected = "absent figures are listed", f"a value, or {pattern} in absent"
@@ -487,7 +491,7 @@ def _bases(record: Any) -> dict[float | None, PromptBaseline]:
             found[prompt] = PromptBaseline(int(prompt), latency, throughput)
     if found or lookup(record, "score_baselines") is not None:
         return found
-    return {**published_baselines(record)}
+    return {base.prompt_id: base for base in published_baselines(record).values()}
 
 
 def published_baselines(record: Any) -> dict[int, PromptBaseline]:

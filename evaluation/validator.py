@@ -12,10 +12,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from evaluation.files import FileError, read_json
 from evaluation.plausibility import remarks
 from evaluation.problems import Problem
-from evaluation.records import is_about_form, validate, validate_file
+from evaluation.records import is_about_form, read_record
 
 _WIDTH = 110
 
@@ -39,11 +38,9 @@ def report(name: str, problems: Sequence[Problem], notes: Sequence[str] = ()) ->
 
 def examine(path: Path) -> tuple[list[Problem], list[str]]:
     """Return the problems of a file, which may be of any kind, and remarks on it."""
-    try:
-        record = read_json(path)
-    except FileError:
-        return validate_file(path), []
-    return validate(record), list(remarks(record))
+    record, problems, passed = read_record(path)
+    notes = [f"migrated from version {' to '.join(passed)}"] if passed else []
+    return problems, [*notes, *remarks(record)]
 
 
 def _by_rule(problems: Sequence[Problem]) -> Iterator[str]:
