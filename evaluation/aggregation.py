@@ -7,6 +7,7 @@ returned: what cannot be trusted is named, with what to run again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from evaluation.freshness import (
     stale_evaluations,
     stale_kernel_tests,
 )
+from evaluation.migration import SCHEMA_VERSION
 from evaluation.prompts import load_prompts
 from evaluation.provenance import REPOSITORY, git_state, variant_sources
 from evaluation.records import RecordError, validate
@@ -36,7 +38,6 @@ from evaluation.shapes import Architecture
 from kernels.specs import SPECS, KernelSpec
 from model import manifest as checkpoint
 
-SCHEMA_VERSION = "1.0"
 COMPETITION = "AWS Trainium2/3 MoE Kernel Challenge - MLSys 2026"
 BASELINES_FILE = REPOSITORY / "config" / "baselines.yaml"
 
@@ -161,7 +162,8 @@ def _record(
         "test_configuration": _test_configuration(present, architecture),
         "absent": [] if on_device else [{"key": k, "reason": why} for k, why in _ABSENT.items()],
         "fallbacks": _fallbacks([*by_variant["nki"], *(file.content for file in checked)]),
-        "provenance": _provenance(present, prompts, results, compiled, manifest),
+        "provenance": _provenance(present, prompts, results, compiled, manifest)
+        | {"results": _hashes([*results, *checked, *compiled, *tests], manifest)},
     }
     if on_device:
         add_device_figures(record, by_variant, baselines)
@@ -192,6 +194,15 @@ def _provenance(
         "artefacts": {file.content["variant"]: file.content["key"] for file in compiled},
         "versions": ran_on["versions"],
         "machine": ran_on["machine"],
+    }
+
+
+def _hashes(files: Sequence[ResultFile], manifest: ResultFile) -> dict[str, str]:
+    """Return {path below the folder of results: SHA-256} of what the record is made from."""
+    folder = manifest.path.resolve().parent
+    return {
+        f"results/{os.path.relpath(file.path.resolve(), folder)}": sha256_file(file.path)
+        for file in sorted([*files, manifest], key=lambda file: file.path)
     }
 
 

@@ -17,6 +17,7 @@ from evaluation import flags
 from evaluation.flags import (
     COMPILE,
     DEVICE,
+    EXPLAIN,
     FLAGS,
     GENERATE,
     GROUPS,
@@ -59,8 +60,9 @@ A first run, with a small checkpoint that needs no download:
 class Options:
     """What was asked for, after every check; names are those of the flags.
 
-    `mode` is "compile_only" for `--compile-only`. `device` holds the values for the Neuron driver
-    by the name of NeuronConfig's keyword, without those that are not set; empty on the CPU.
+    `mode` is "compile_only" for `--compile-only`, "explain" for `--explain`. `device` holds the
+    values for the Neuron driver by the name of NeuronConfig's keyword, without those that are not
+    set; empty on the CPU.
     """
 
     mode: str
@@ -95,6 +97,8 @@ class Options:
     member_id: str | None
     verbose: bool
     quiet: bool
+    explain: str | None = None
+    record: Path = flags.DEFAULT_RECORD
     device: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -258,7 +262,9 @@ class Request:
 
     @property
     def mode(self) -> str | None:
-        """The mode, or "compile_only"; None when neither was given."""
+        """The mode, or "compile_only", or "explain"; None when none of them was given."""
+        if self["explain"] is not None:
+            return EXPLAIN
         return COMPILE if self["compile_only"] else self["mode"]
 
     @property
@@ -273,7 +279,7 @@ Problems = Iterator[str]
 def _a_task(request: Request) -> Problems:
     if request.mode is None:
         modes = ", ".join((*flags.MODES, flags.DOCTOR))
-        yield f"--mode is missing: choose one of {modes}, or --compile-only"
+        yield f"--mode is missing: choose one of {modes}, or --compile-only, or --explain"
     elif request["compile_only"] and request["mode"]:
         yield (
             f"--compile-only and --mode {request['mode']} contradict each other: --compile-only "
@@ -304,8 +310,8 @@ def _one_model(request: Request) -> Problems:
 
 
 def _paths(request: Request) -> Problems:
-    if request.mode == flags.DOCTOR:
-        return  # it looks where the workflow puts them
+    if request.mode in (flags.DOCTOR, EXPLAIN):
+        return  # the first looks where the workflow puts them, the second needs none
     if request["model_path"] is None:
         yield (
             "--model-path is missing: the folder of a Hugging Face checkpoint. "
@@ -401,12 +407,12 @@ def _no_effect(request: Request) -> Problems:
         unset = request[key] is False or request[key] == flag.default
         if mode is None or mode in flag.modes or unset:
             continue
-        name = "--compile-only" if mode == COMPILE else f"--mode {mode}"
+        name = {COMPILE: "--compile-only", EXPLAIN: "--explain"}.get(mode, f"--mode {mode}")
         yield f"{flag.name} has no effect in {name}, only in {_listing(flag.modes)}; drop it"
 
 
 def _listing(modes: Sequence[str]) -> str:
-    return ", ".join(mode for mode in modes if mode != COMPILE)
+    return ", ".join("--explain" if mode == EXPLAIN else mode for mode in modes if mode != COMPILE)
 
 
 def _wants_nki(request: Request) -> bool:
@@ -435,7 +441,7 @@ def _options(request: Request) -> Options:
         device = {key: request[key] for key in keys if request[key] is not None}
         device["qwen"] = request["qwen"]
     values = {name: request[name] for name in sorted(names)}
-    if request.mode == flags.DOCTOR:
+    if request.mode in (flags.DOCTOR, EXPLAIN):
         variant = "nki" if _wants_nki(request) else "baseline"
         values["model_path"] = values["model_path"] or flags.ROOT / "results" / "model"
         values["compiled_model_path"] = (

@@ -12,6 +12,7 @@ from evaluation.scoring import (
     score,
     total_score,
 )
+from evaluation.uncertainty import add_statistics
 from model.plan import NEURON_PATHS, Phase, expected_launches
 
 Evaluations = Sequence[Mapping[str, Any]]
@@ -50,6 +51,8 @@ def add_device_figures(
         record["absent"] += [{"key": key, "reason": reason} for key in _SCORES]
     else:
         _add_scores(record, by_variant, baselines)
+    machines = [e["provenance"]["machine"] for side in SIDES for e in by_variant[side]]
+    add_statistics(record, machines)
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:

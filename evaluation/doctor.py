@@ -29,10 +29,9 @@ from evaluation.findings import (
     writable,
 )
 from evaluation.flags import NEURON, ROOT
-from evaluation.notes import BASELINES_FILE
 from evaluation.prompts import PromptError, load_prompts
 from evaluation.provenance import nki_version
-from evaluation.scoring import ScoringError, load_baselines
+from evaluation.scoring import BASELINES_FILE, ScoringError, load_baselines
 
 PYTHON = (3, 10)
 CPU_PACKAGES = ("torch", "transformers", "numpy", "ml_dtypes", "yaml", "google.protobuf")

@@ -27,6 +27,7 @@ from evaluation.flags import (
     DOCTOR,
     EVALUATE_ALL,
     EVALUATE_SINGLE,
+    EXPLAIN,
     GENERATE,
     NEURON,
     VALIDATE,
@@ -77,6 +78,8 @@ def main(
 def _run(options: Options, load_model: LoadModel) -> int:
     if options.mode == DOCTOR:
         return doctor.run(options)
+    if options.mode == EXPLAIN:
+        return explain(options)
     backend = backends.choose(options, load_model)
     _set_up_process(options)
     backend.set_up_process(options)
@@ -126,6 +129,15 @@ def _each(session: Session, prompts: Sequence[Prompt]) -> Iterator[Prompt]:
     for number, prompt in enumerate(prompts, start=1):
         with session.progress.part(f"prompt {number} of {len(prompts)} ({prompt.name})"):
             yield prompt
+
+
+def explain(options: Options) -> int:
+    """Print where a number of the record comes from."""
+    from evaluation.explanation import explain_file  # it alone needs the record's machinery
+
+    assert options.explain is not None
+    print(explain_file(options.explain, options.record))
+    return DONE
 
 
 def compile_only(session: Session) -> int:

@@ -20,12 +20,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_PROMPTS_FILE = ROOT / "config" / "prompts.txt"
+DEFAULT_RECORD = ROOT / "results" / "benchmark_results.json"
 
 SIMULATOR, NEURON_SIMULATOR, NEURON = BACKENDS = ("simulator", "neuron-simulator", "neuron")
 GENERATE, VALIDATE, EVALUATE_SINGLE, EVALUATE_ALL = MODES = (
     "generate", "validate", "evaluate_single", "evaluate_all",
 )  # fmt: skip
-COMPILE, DOCTOR = "compile_only", "doctor"
+COMPILE, DOCTOR, EXPLAIN = "compile_only", "doctor", "explain"
 EVALUATE = (EVALUATE_SINGLE, EVALUATE_ALL)
 JUDGE = (VALIDATE, *EVALUATE)
 EVERY_MODE = (*MODES, COMPILE, DOCTOR)
@@ -239,6 +240,10 @@ TASK = Group("what to do", (
     Flag("--kernel-path", OneOf(("fused", "layered", "rows")), "fused", "kernels of the NKI model; "
          "fused: a decode step is one launch for all layers and one for the LM head; layered: five "
          "launches per layer; rows: small kernels around torch's matrix products"),
+    Flag("--explain", text, None, "show where a number of the record comes from: its path there, "
+         "as summary.accuracy; instead of --mode", modes=(EXPLAIN,)),
+    Flag("--record", path, DEFAULT_RECORD, "results file that --explain reads", modes=(EXPLAIN,),
+         shown="results/benchmark_results.json beside main.py"),
     Flag("--qwen", text, "qwen", "the model by the name of its module: qwen is the baseline, "
          "qwen_with_nki the same as --enable-nki"),
 ))  # fmt: skip
@@ -313,8 +318,10 @@ MEASURING = Group("measuring and records", (
 ))  # fmt: skip
 
 MESSAGES = Group("messages", (
-    Flag("--verbose", switch, False, "show the traceback of a failure"),
-    Flag("--quiet", switch, False, "no progress; results and errors alone"),
+    Flag("--verbose", switch, False, "show the traceback of a failure",
+         modes=(*EVERY_MODE, EXPLAIN)),
+    Flag("--quiet", switch, False, "no progress; results and errors alone",
+         modes=(*EVERY_MODE, EXPLAIN)),
 ))  # fmt: skip
 
 COMMON = (TASK, PLACE, MODEL, PROMPTS, ACCURACY, MEASURING, MESSAGES)

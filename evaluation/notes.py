@@ -9,17 +9,16 @@ from typing import Any
 from evaluation import scores
 from evaluation.commandline import Options
 from evaluation.console import table
-from evaluation.flags import EVALUATE_SINGLE, ROOT
+from evaluation.flags import EVALUATE_SINGLE
 from evaluation.prompts import Prompt
 from evaluation.scoring import (
+    BASELINES_FILE,
     PromptBaseline,
     ScoringError,
     load_baselines,
     score_file_name,
     total_score,
 )
-
-BASELINES_FILE = ROOT / "config" / "baselines.yaml"
 
 Evaluation = Mapping[str, Any]
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from evaluation.benchmark import summarise_ms, throughput_tok_s
@@ -29,12 +28,12 @@ from evaluation.problems import (
     walk,
 )
 from evaluation.scoring import (
+    BASELINES_FILE,
     CURRENT_FORMULA,
-    FORMULAS,
-    Formula,
     Measurement,
     PromptBaseline,
     ScoringError,
+    formula_of,
     improvement_percent,
     load_baselines,
     score,
@@ -63,9 +62,11 @@ SUBMISSION_KEYS = (
 )
 """Figures of a submission's results file that a build may be unable to give."""
 
+OWN_KEYS = ("provenance.results",)
+"""What our own records hold beyond that, unless they are older than it."""
+
 _DEVICE_FIGURES = ("latency", "latency_ms", "throughput_tok_s", "score", "nki_flops_ratio")
 _SIDES = ("baseline", "nki")
-_BASELINES_FILE = Path(__file__).resolve().parent.parent / "config" / "baselines.yaml"
 _QUANTITY_ENDINGS = ("_s", "_ms", "_us", "_bytes", "_tok_s")
 
 
@@ -255,7 +256,7 @@ def accuracy_totals(record: Any) -> Iterator[Problem]:
 
 def scores_follow_the_formula(record: Any) -> Iterator[Problem]:
     """Score = accuracy x base/latency x throughput/base x f(NKI ratio), per prompt and variant."""
-    formula = _formula(record)
+    formula = formula_of(lookup(record, "scoring_formula"))
     if formula is None:
         found = shown(lookup(record, "scoring_formula"))
         if lookup(record, "scoring_formula") is not None:
@@ -379,7 +380,8 @@ def absent_is_absent(record: Any) -> Iterator[Problem]:
             value = lookup(record, path)
             if value is not None:
                 yield Problem(path, "listed as absent", "no value", shown(value))
-    for pattern in SUBMISSION_KEYS:
+    ours = lookup(record, "schema_version") is not None
+    for pattern in (*SUBMISSION_KEYS, *(OWN_KEYS if ours else ())):
         for path in expand(record, pattern):
             if lookup(record, path) is None and not {pattern, path} & set(listed):
                 rule, expected = "absent figures are listed", f"a value, or {pattern} in absent"
@@ -478,15 +480,6 @@ def _states(record: Any, path: str, rule: str, computed: bool) -> Iterator[Probl
         yield Problem(path, rule, shown(computed), shown(stated))
 
 
-def _formula(record: Any) -> Formula | None:
-    """Return the version that scoring_formula spells, whichever multiplication sign it uses."""
-    text = lookup(record, "scoring_formula")
-    if not isinstance(text, str):
-        return None
-    plain = text.replace("\N{MULTIPLICATION SIGN}", "x").replace("*", "x").replace(" ", "")
-    return next((f for f in reversed(FORMULAS) if f.text.replace(" ", "") == plain), None)
-
-
 def _bases(record: Any) -> dict[float | None, PromptBaseline]:
     """Return the baselines by prompt: the record's own, else those published for its platform."""
     found: dict[float | None, PromptBaseline] = {}
@@ -498,9 +491,14 @@ def _bases(record: Any) -> dict[float | None, PromptBaseline]:
             found[prompt] = PromptBaseline(int(prompt), latency, throughput)
     if found or lookup(record, "score_baselines") is not None:
         return found
+    return {base.prompt_id: base for base in published_baselines(record).values()}
+
+
+def published_baselines(record: Any) -> dict[int, PromptBaseline]:
+    """Return the organisers' baselines, by prompt, for the platform that `hardware` names."""
     hardware = shown(lookup(record, "hardware")).lower()
     platform = "trn3" if "trn3" in hardware or "trainium3" in hardware else "trn2"
-    published = load_baselines(_BASELINES_FILE, platform)
+    published = load_baselines(BASELINES_FILE, platform)
     return {baseline.prompt_id: baseline for baseline in published.per_prompt}
 
 

@@ -12,8 +12,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from evaluation.files import FileError, read_json
+from evaluation.migration import MigrationError, migrate
+from evaluation.plausibility import implausible
 from evaluation.problems import Problem, is_deeper_than, shown
 from evaluation.recomputation import recompute
+from evaluation.uncertainty import statistics_follow_from_samples
 
 SCHEMA_FILE = (
     Path(__file__).resolve().parent.parent
@@ -23,6 +26,10 @@ SCHEMA_FILE = (
 )
 _DEEPEST = 32
 """Nesting beyond which a file is no record; it also keeps recursive libraries within bounds."""
+
+MISSING = "required by the schema"
+UNKNOWN = "unknown to the schema"
+FORM = "form required by the schema"
 
 
 class RecordError(ValueError):
@@ -50,25 +57,46 @@ def validate(record: Any) -> list[Problem]:
         return [Problem("", "nesting", f"at most {_DEEPEST} levels", "more")]
     if not isinstance(record, dict):
         return [Problem("", "a record is an object", "a JSON object", shown(record))]
-    return [*_schema_problems(record), *recompute(record)]
+    problems = [*_schema_problems(record), *recompute(record), *implausible(record)]
+    return [*problems, *statistics_follow_from_samples(record)]
+
+
+def is_about_form(problem: Problem) -> bool:
+    """Say whether a problem is one of the schema's: of form, not of a figure."""
+    return problem.rule in (MISSING, UNKNOWN, FORM)
 
 
 def validate_file(path: Path | str) -> list[Problem]:
-    """Return every problem of a file that may not even be JSON."""
+    """Return every problem of a file that may not even be JSON; older records are migrated."""
+    return read_record(path)[1]
+
+
+def read_record(path: Path | str) -> tuple[Any, list[Problem], list[str]]:
+    """Return a file's content, its problems, and the versions that it was migrated through.
+
+    The content is in the present version where the file's is older, and None if there is none.
+    """
     try:
-        record = read_json(path)
+        content = read_json(path)
     except FileError as error:
-        return [Problem("", "the file is readable JSON", "a JSON object", str(error))]
-    return validate(record)
+        problem = Problem("", "the file is readable JSON", "a JSON object", str(error))
+        return None, [problem], []
+    if is_deeper_than(content, _DEEPEST):
+        return content, validate(content), []
+    try:
+        record, passed = migrate(content)
+    except MigrationError as error:
+        return content, [Problem("schema_version", "a version known here", *error.both)], []
+    return record, validate(record), passed
 
 
 def load_record(path: Path | str) -> dict[str, Any]:
-    """Return the record in a file; RecordError lists its problems unless it is valid."""
-    problems = validate_file(path)
+    """Return the record in a file, in the present version; RecordError unless it is valid."""
+    record, problems, _ = read_record(path)
     if problems:
         raise RecordError(path, problems)
-    record: dict[str, Any] = read_json(path)
-    return record
+    valid: dict[str, Any] = record
+    return valid
 
 
 def _schema_problems(record: dict[str, Any]) -> Iterator[Problem]:
@@ -85,16 +113,16 @@ def _from_schema(error: ValidationError) -> Iterator[Problem]:
     if error.validator == "required":
         # One error per missing key: the key is what the schema demands and the instance lacks.
         key = str(error.message).split("'")[1]
-        yield Problem(f"{prefix}{key}", "required by the schema", "a value", "nothing")
+        yield Problem(f"{prefix}{key}", MISSING, "a value", "nothing")
     elif error.validator == "additionalProperties":
         schema_here: Any = error.schema
         instance: Any = error.instance
         for key in sorted(set(instance) - set(schema_here.get("properties", {}))):
             found = shown(instance[key])
-            yield Problem(f"{prefix}{key}", "unknown to the schema", "no such key", found)
+            yield Problem(f"{prefix}{key}", UNKNOWN, "no such key", found)
     else:
         expected = f"{error.validator} {_in_words(error.validator_value)}"
-        yield Problem(path, "form required by the schema", expected, shown(error.instance))
+        yield Problem(path, FORM, expected, shown(error.instance))
 
 
 def _in_words(value: Any) -> str:

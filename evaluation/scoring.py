@@ -34,6 +34,9 @@ SCORE_COLUMNS = (
 )
 """Columns of the challenge's score table, in its order and with its names."""
 
+BASELINES_FILE = Path(__file__).resolve().parent.parent / "config" / "baselines.yaml"
+"""The organisers' figures, with their sources."""
+
 _MODEL_NAME = "qwen3-30b-a3b"
 
 
@@ -120,6 +123,14 @@ def formula_on(date: str) -> Formula:
         if formula.since <= date:
             return formula
     raise ScoringError(f"no formula was published by {date}; the first is of {FORMULAS[0].since}")
+
+
+def formula_of(text: Any) -> Formula | None:
+    """Return the version that a text spells, whichever multiplication sign it uses, if any does."""
+    if not isinstance(text, str):
+        return None
+    plain = text.replace("\N{MULTIPLICATION SIGN}", "x").replace("*", "x").replace(" ", "")
+    return next((f for f in reversed(FORMULAS) if f.text.replace(" ", "") == plain), None)
 
 
 def score(measured: Measurement, base: PromptBaseline, formula: Formula = CURRENT_FORMULA) -> float:

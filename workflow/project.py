@@ -24,7 +24,10 @@ READS = {
 }
 """Data files of the project that modules read: an edit there counts like one of the module."""
 
-_ONLY_PRINTS = ("evaluation.console", "evaluation.notes", "evaluation.scores", "evaluation.scoring")
+_ONLY_PRINTS = (
+    "evaluation.console", "evaluation.explanation", "evaluation.notes", "evaluation.scores",
+    "evaluation.scoring",
+)  # fmt: skip
 _ONLY_ON_DEVICE = tuple(
     f"evaluation.{name}"
     for name in (

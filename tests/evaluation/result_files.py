@@ -19,6 +19,7 @@ from evaluation.files import read_json, sha256_file, sha256_json, write_json
 from evaluation.prompts import Prompt, load_prompts
 from evaluation.provenance import kernel_test_inputs, variant_sources
 from evaluation.shapes import Architecture
+from evaluation.uncertainty import add_statistics
 from kernels.specs import SPECS
 from model.plan import expected_launches
 from model.tiny import CONFIG
@@ -254,7 +255,9 @@ def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) 
     bases = record["score_baselines"]["per_prompt"]
     for prompt, base in zip(record["per_prompt_results"], bases, strict=False):
         for side, speed, share in (("baseline", 1.0, 0.0), ("nki", gain, ratio)):
-            samples = [base["latency_ms"] / speed * factor for factor in (1.0, 1.01, 0.99)]
+            samples = [
+                base["latency_ms"] / speed * factor for factor in (1.0, 1.01, 0.99, 1.005, 0.995)
+            ]
             latency_ms = float(np.percentile(samples, 99))
             throughput = 640e3 / float(np.mean(samples))
             value = (
@@ -279,4 +282,5 @@ def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) 
         "nki_flops_ratio": ratio,
     }  # fmt: skip
     record["absent"] = []
+    add_statistics(record, [record["provenance"]["machine"]] * 2)
     return record

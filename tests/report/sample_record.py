@@ -12,7 +12,9 @@ from sample_kernels import KERNELS, Sample
 
 from evaluation.coverage import coverage, useful_macs
 from evaluation.files import sha256_json
+from evaluation.migration import SCHEMA_VERSION
 from evaluation.shapes import Architecture
+from evaluation.uncertainty import add_statistics
 
 PROMPTS = (
     "Twelve Days of Christmas",
@@ -284,6 +286,11 @@ def _provenance() -> dict[str, Any]:
         },
         "kernels": {f"kernels/{row.file}": _sha(row.file) for row in KERNELS},
         "model_code": {"model/layers.py": _sha("layers"), "model/qwen_cpu.py": _sha("cpu")},
+        "results": {
+            f"results/evaluations/{side}/prompt_{index}.json": _sha(f"{side} {index}")
+            for side in ("baseline", "nki")
+            for index in range(len(PROMPTS))
+        },
         "prompts_sha256": _sha("prompts"),
         "artefacts": {"baseline": _sha("baseline"), "nki": _sha("nki")},
         "versions": {
@@ -306,7 +313,7 @@ def simulator_record(failing_prompts: tuple[int, ...] = ()) -> dict[str, Any]:
     prompts = _prompts(failing_prompts)
     passed = len(PROMPTS) - len(failing_prompts)
     return {
-        "schema_version": "1.0",
+        "schema_version": SCHEMA_VERSION,
         "competition": "AWS Trainium2/3 MoE Kernel Challenge - MLSys 2026",
         "model": "tiny Qwen3-MoE (2 layers, 16 experts)",
         "hardware": "CPU, kernels simulated (no Trainium)",
@@ -383,4 +390,5 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
     provenance["config"] = {"backend": "neuron", "model": {"repo_id": "Qwen/Qwen3-30B-A3B"}}
     provenance["config_sha256"] = sha256_json(provenance["config"])
     provenance["versions"]["nki"] = "0.3.0"
+    add_statistics(record, [provenance["machine"]] * 2)
     return record
