@@ -16,6 +16,7 @@ from typing import Any
 from evaluation.benchmark import summarise_ms, throughput_tok_s
 from evaluation.coverage import coverage, covered_by, useful_macs
 from evaluation.files import FileError, sha256_json
+from evaluation.modelled_checks import modelled_figures
 from evaluation.problems import (
     Problem,
     expand,
@@ -431,6 +432,7 @@ RULES: tuple[Rule, ...] = (
     coverage_follows_from_counts,
     absent_is_absent,
     configuration_agrees,
+    modelled_figures,
 )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from evaluation.files import write_json
+from evaluation.provenance import modelled_inputs, validation_files
 from nki_sim.install import install
 
 
@@ -33,8 +34,14 @@ def main() -> None:
             print(f"{point.id}: {100 * rows[-1]['error']:+.1f} %", flush=True)
     if not rows:
         parser.error(f"no point matches {options.only!r}")
-    result = {"basis": "modelled", "points": rows, "summary": summary(rows)}
-    _write(options.output, json.dumps(result, indent=1) + "\n")
+    result = {
+        "schema_version": 1,
+        "basis": "modelled",
+        "points": rows,
+        "summary": summary(rows),
+        "inputs": modelled_inputs(validation_files()),
+    }
+    write_json(options.output, result)
     if options.table:
         _write(options.table, markdown(result))
     for path in options.figure:

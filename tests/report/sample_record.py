@@ -13,6 +13,7 @@ from sample_kernels import KERNELS, Sample
 from evaluation.coverage import coverage, useful_macs
 from evaluation.files import sha256_json
 from evaluation.shapes import Architecture
+from tests import modelled_sample
 
 PROMPTS = (
     "Twelve Days of Christmas",
@@ -331,6 +332,7 @@ def simulator_record(failing_prompts: tuple[int, ...] = ()) -> dict[str, Any]:
         "test_configuration": CONFIGURATION | {"architecture": asdict(ARCHITECTURE)},
         "absent": _absent(),
         "fallbacks": [],
+        "modelled": modelled_sample.section(),
         "provenance": _provenance(),
     }
 

@@ -1,4 +1,24 @@
-# The latency model against published measurements: not part of the report's run, a result of its own.
+# What the latency model says of the whole model on a chip, whatever is evaluated here.
+rule predict_latency:
+    input:
+        code=prediction_files(),
+    output:
+        result="results/predictions/{platform}.json",
+    log:
+        "logs/predict_latency/{platform}.log",
+    benchmark:
+        "logs/predict_latency/{platform}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=content_sha256(prediction_files()),
+    message:
+        "Predicting times on {wildcards.platform}"
+    shell:
+        '"$PYTHON" -m prediction --platform {wildcards.platform} --output {output.result} 2>&1 | tee {log} >&2'
+
+
+# The latency model against published measurements.
 rule validate_latency:
     input:
         code=validation_files(),
