@@ -135,8 +135,9 @@ def kernel_test_inputs(kernel: str, repository: Path = REPOSITORY) -> dict[str, 
 
 
 def simulator_hash(repository: Path = REPOSITORY) -> str:
-    """Return one hash over the simulator's sources that decide results: `simulator_files`."""
-    return _hash_of(simulator_files(repository, times=False), repository)
+    """Return one hash over the simulator's Python that decides results (see `simulator_files`)."""
+    files = simulator_files(repository, times=False)
+    return _hash_of([file for file in files if file.endswith(".py")], repository)
 
 
 def simulator_files(repository: Path = REPOSITORY, times: bool = True) -> list[str]:
@@ -145,21 +146,23 @@ def simulator_files(repository: Path = REPOSITORY, times: bool = True) -> list[s
     Without `times` those are left out that only predict how long something takes.
     """
     only_times = tuple(f"nki_sim/{folder}/" for folder in _ONLY_TIMES)
-    files = [file for file in files_below(repository, "nki_sim") if not file.endswith(".md")]
+    files = _sources_below(repository, "nki_sim")
     return [file for file in files if times or not file.startswith(only_times)]
 
 
 def prediction_files(repository: Path = REPOSITORY) -> list[str]:
     """Return what modelled times of the whole model depend on."""
-    programs = closure(repository, "prediction/__main__.py")
-    kernels = [file for file in files_below(repository, "kernels") if file.endswith(".py")]
-    own = [*files_below(repository, "prediction"), *kernels, *simulator_files(repository)]
+    kernels = [file for file in files_below(repository, "kernels") if "/nki_" in file]
+    programs = closure(repository, "prediction/__main__.py", *kernels)
+    own = [*_sources_below(repository, "prediction"), *simulator_files(repository)]
     return sorted({*programs, *own, "config/baselines.yaml"})
 
 
 def validation_files(repository: Path = REPOSITORY) -> list[str]:
     """Return what the comparison of modelled with published times depends on."""
-    return sorted([*files_below(repository, "validation"), *simulator_files(repository)])
+    programs = closure(repository, "validation/__main__.py", without=["kernels"])
+    own = [*_sources_below(repository, "validation"), *simulator_files(repository)]
+    return sorted({*programs, *own})
 
 
 def modelled_inputs(files: Sequence[str], repository: Path = REPOSITORY) -> dict[str, str]:
@@ -171,6 +174,10 @@ def files_below(repository: Path, folder: str) -> list[str]:
     """Return all files of a folder, relative to the repository, but for compiled Python."""
     files = (file for file in (repository / folder).rglob("*") if "__pycache__" not in file.parts)
     return sorted(file.relative_to(repository).as_posix() for file in files if file.is_file())
+
+
+def _sources_below(repository: Path, folder: str) -> list[str]:
+    return [file for file in files_below(repository, folder) if not file.endswith(".md")]
 
 
 def _hash_of(files: Sequence[str], repository: Path) -> str:

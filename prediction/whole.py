@@ -19,7 +19,7 @@ from prediction.prompts import (
     prompt_figures,
 )
 from prediction.roofline import roofline
-from prediction.steps import PATHS, Step, decode_steps, prefill
+from prediction.steps import ELEMENT_BYTES, PATHS, Step, decode_steps, prefill
 from prediction.timeline import layer_timeline
 
 SCHEMA_VERSION = 1
@@ -55,12 +55,15 @@ def predict_model(platform: str) -> Json:
 
 
 def bound(rank: Rank) -> Json:
-    """The least time of a step: the weights that a token needs, once, at HBM's documented rate."""
-    a, moved = rank.model, 2 if DTYPE == "bfloat16" else 4
+    """The least time of a step: the weights that a token needs, once, at HBM's documented rate.
+
+    Where documents differ, at the lower one.
+    """
+    a = rank.model
     attention = a.hidden * (2 * a.heads + 2 * a.kv_heads) * a.head_dim
     experts = a.experts_per_token * 3 * a.hidden * a.expert_hidden + a.hidden * a.experts
-    weight_bytes = moved * (a.layers * (attention + experts) + a.hidden * a.vocabulary)
-    rate = RANKS * rank.hardware.values()["memory.hbm_rate"]
+    weight_bytes = ELEMENT_BYTES * (a.layers * (attention + experts) + a.hidden * a.vocabulary)
+    rate = RANKS * rank.hardware.constants["memory.hbm_rate"].slowest
     return {
         "weight_bytes": weight_bytes,
         "hbm_bytes_per_us": 1e3 * rate,

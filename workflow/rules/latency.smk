@@ -39,4 +39,4 @@ rule validate_latency:
         "Comparing the latency model with published measurements"
     shell:
         '"$PYTHON" -m validation --output {output.result} --table {output.table}'
-        " --figure {output.pdf} {output.png} 2>&1 | tee {log} >&2"
+        " --pdf {output.pdf} --png {output.png} 2>&1 | tee {log} >&2"
