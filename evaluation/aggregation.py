@@ -30,6 +30,7 @@ from evaluation.freshness import (
     stale_kernel_tests,
 )
 from evaluation.migration import SCHEMA_VERSION
+from evaluation.modelled import modelled, stale_modelled
 from evaluation.prompts import load_prompts
 from evaluation.provenance import REPOSITORY, git_state, variant_sources
 from evaluation.records import RecordError, validate
@@ -80,6 +81,8 @@ def aggregate(
     checks: Sequence[Path],
     artefacts: Sequence[Path],
     kernel_tests: Sequence[Path],
+    predictions: Sequence[Path],
+    validation: Path,
     model_manifest: Path,
 ) -> dict[str, Any]:
     """Return the record of a build, on the simulator or on a device, fresh and valid.
@@ -102,16 +105,21 @@ def aggregate(
     checked = read_results(checks)
     compiled = read_results(artefacts)
     tests = read_results(kernel_tests)
+    predicted = read_results(predictions)
+    (validated,) = read_results([validation])
     problems = [
         *stale_artefacts(compiled, present),
         *stale_evaluations(results, compiled, present),
         *stale_checks(checked, present),
         *stale_kernel_tests(tests, list(SPECS)),
+        *stale_modelled(predicted, validated),
         *_foreign_architecture(config, manifest),
     ]
     if problems:
         raise StaleInput(problems)
     record = _record(present, prompts, results, checked, compiled, tests, manifest)
+    provenance = record.pop("provenance")
+    record |= {"modelled": modelled(predicted, validated), "provenance": provenance}
     invalid = validate(record)
     if invalid:
         raise RecordError("the new record", invalid)

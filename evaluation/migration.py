@@ -26,10 +26,11 @@ class MigrationError(ValueError):
 
 
 def _to_1_1(record: dict[str, Any]) -> str:
-    """Add statistics where there are samples of a device; result files were not hashed before."""
+    """Add statistics where there are samples of a device; nothing else that is new can be known."""
     absent = record.setdefault("absent", [])
     reason = "made by version 1.0, which did not keep the hashes of result files"
     absent.append({"key": RESULTS, "reason": reason})
+    absent.append({"key": "modelled", "reason": "made by version 1.0, which predicted nothing"})
     if lookup(record, "backend") == "neuron":
         add_statistics(record, None)
     return "1.1"

@@ -32,6 +32,8 @@ _PACKAGES = (
     "neuronx-distributed", "neuronx-distributed-inference", "libneuronxla",
 )  # fmt: skip
 _NKI_DISTRIBUTIONS = ("nki", "neuronx-cc")
+_ONLY_TIMES = ("latency", "hardware")
+"""Folders of the simulator that decide no result but modelled times."""
 
 
 def provenance() -> dict[str, Any]:
@@ -133,14 +135,53 @@ def kernel_test_inputs(kernel: str, repository: Path = REPOSITORY) -> dict[str, 
 
 
 def simulator_hash(repository: Path = REPOSITORY) -> str:
-    """Return one hash over all of the simulator's sources."""
-    folder = repository / "nki_sim"
-    return sha256_json(
-        {
-            file.relative_to(folder).as_posix(): sha256_file(file)
-            for file in sorted(folder.rglob("*.py"))
-        }
-    )
+    """Return one hash over the simulator's Python that decides results (see `simulator_files`)."""
+    files = simulator_files(repository, times=False)
+    return _hash_of([file for file in files if file.endswith(".py")], repository)
+
+
+def simulator_files(repository: Path = REPOSITORY, times: bool = True) -> list[str]:
+    """Return the files of the simulator, but for its manual: `import nki` may load any of them.
+
+    Without `times` those are left out that only predict how long something takes.
+    """
+    only_times = tuple(f"nki_sim/{folder}/" for folder in _ONLY_TIMES)
+    files = _sources_below(repository, "nki_sim")
+    return [file for file in files if times or not file.startswith(only_times)]
+
+
+def prediction_files(repository: Path = REPOSITORY) -> list[str]:
+    """Return what modelled times of the whole model depend on."""
+    kernels = [file for file in files_below(repository, "kernels") if "/nki_" in file]
+    programs = closure(repository, "prediction/__main__.py", *kernels)
+    own = [*_sources_below(repository, "prediction"), *simulator_files(repository)]
+    return sorted({*programs, *own, "config/baselines.yaml"})
+
+
+def validation_files(repository: Path = REPOSITORY) -> list[str]:
+    """Return what the comparison of modelled with published times depends on."""
+    programs = closure(repository, "validation/__main__.py", without=["kernels"])
+    own = [*_sources_below(repository, "validation"), *simulator_files(repository)]
+    return sorted({*programs, *own})
+
+
+def modelled_inputs(files: Sequence[str], repository: Path = REPOSITORY) -> dict[str, str]:
+    """Return what a file of modelled times says that it was made from."""
+    return {"sources_sha256": _hash_of(files, repository)}
+
+
+def files_below(repository: Path, folder: str) -> list[str]:
+    """Return all files of a folder, relative to the repository, but for compiled Python."""
+    files = (file for file in (repository / folder).rglob("*") if "__pycache__" not in file.parts)
+    return sorted(file.relative_to(repository).as_posix() for file in files if file.is_file())
+
+
+def _sources_below(repository: Path, folder: str) -> list[str]:
+    return [file for file in files_below(repository, folder) if not file.endswith(".md")]
+
+
+def _hash_of(files: Sequence[str], repository: Path) -> str:
+    return sha256_json({file: sha256_file(repository / file) for file in files})
 
 
 def _hashes(programs: Sequence[str], repository: Path, folder: str) -> dict[str, str]:

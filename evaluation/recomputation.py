@@ -15,6 +15,7 @@ from typing import Any
 from evaluation.benchmark import summarise_ms, throughput_tok_s
 from evaluation.coverage import coverage, covered_by, useful_macs
 from evaluation.files import FileError, sha256_json
+from evaluation.modelled_checks import modelled_figures
 from evaluation.problems import (
     Problem,
     expand,
@@ -62,7 +63,7 @@ SUBMISSION_KEYS = (
 )
 """Figures of a submission's results file that a build may be unable to give."""
 
-OWN_KEYS = ("provenance.results",)
+OWN_KEYS = ("modelled", "provenance.results")
 """What our own records hold beyond that, unless they are older than it."""
 
 _DEVICE_FIGURES = ("latency", "latency_ms", "throughput_tok_s", "score", "nki_flops_ratio")
@@ -433,6 +434,7 @@ RULES: tuple[Rule, ...] = (
     coverage_follows_from_counts,
     absent_is_absent,
     configuration_agrees,
+    modelled_figures,
 )
 
 

@@ -101,15 +101,20 @@ def decoder_traces(a: Architecture, phase: Phase, tokens: int) -> Iterator[Trace
         yield Trace(kernel, phase, tokens, shapes, scalars)
 
 
-def decoder_shapes(a: Architecture, kernel: str, tokens: int) -> Shapes:
-    """Return the shapes of a decoder kernel's tensors: `kernels.decoder_reference` names them."""
+def decoder_shapes(
+    a: Architecture, kernel: str, tokens: int, capacity: int = BUCKETS[-1]
+) -> Shapes:
+    """Return the shapes of a decoder kernel's tensors: `kernels.decoder_reference` names them.
+
+    `capacity`: positions of the cache that a decode step sees.
+    """
     if kernel == "decoder_stack":
-        return _stack_shapes(a, tokens)
+        return _stack_shapes(a, tokens, capacity)
     hidden, prefill = (tokens, a.hidden), kernel.endswith("prefill")
     columns = _columns(a.hidden)
     norm = (a.hidden,) if prefill else columns
     rows, routed = {"x": hidden, "residual": hidden, "norm_weight": norm}, (tokens, CHOSEN_EXPERTS)
-    d, heads, kv_heads, cache = a.head_dim, a.heads, a.kv_heads, BUCKETS[-1]
+    d, heads, kv_heads = a.head_dim, a.heads, a.kv_heads
     table = (tokens, d)
     if kernel.startswith("qkv"):
         w_qkv = (*columns, (heads + 2 * kv_heads) * d)
@@ -120,7 +125,7 @@ def decoder_shapes(a: Architecture, kernel: str, tokens: int) -> Shapes:
         return {"q": (heads, d, tokens), "k": keys, "v": values}
     if kernel == "attention_decode":
         new = {"q": (d, heads, tokens), "k": (d, kv_heads, tokens), "v": (tokens, kv_heads, d)}
-        caches = {"k_cache": (kv_heads, d, cache), "v_cache": (kv_heads, cache, d)}
+        caches = {"k_cache": (kv_heads, d, capacity), "v_cache": (kv_heads, capacity, d)}
         return {**new, **caches, "position": (1, 1)}
     if kernel.startswith("output_projection"):
         attended = (heads, d, tokens) if prefill else (d, heads, tokens)
@@ -138,7 +143,7 @@ def decoder_shapes(a: Architecture, kernel: str, tokens: int) -> Shapes:
     raise KeyError(kernel)
 
 
-def _stack_shapes(a: Architecture, tokens: int) -> Shapes:
+def _stack_shapes(a: Architecture, tokens: int, capacity: int) -> Shapes:
     """The shapes of the layers' own kernels, those of weights and caches behind the layers."""
     attention = decoder_shapes(a, "qkv_decode", tokens)
     layer = {
@@ -146,7 +151,7 @@ def _stack_shapes(a: Architecture, tokens: int) -> Shapes:
         "w_o": decoder_shapes(a, "output_projection_decode", tokens)["w_o"],
         "w_router": decoder_shapes(a, "router_decode", tokens)["w_router"],
         **decoder_shapes(a, "experts_decode", tokens),
-        **decoder_shapes(a, "attention_decode", tokens),
+        **decoder_shapes(a, "attention_decode", tokens, capacity),
         "input_norm": _columns(a.hidden),
         "post_norm": _columns(a.hidden),
     }

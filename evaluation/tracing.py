@@ -24,7 +24,7 @@ def run_traced(trace: Trace, dtype: str, numbers: bool = True) -> dict[str, Any]
     spec: KernelSpec = SPECS[trace.kernel]
     # A kernel that takes float32 alone is fed it, whatever the model's dtype.
     dtype = dtype if dtype in spec.dtypes else "float32"
-    arguments = _random(spec, trace, dtype) if numbers else _hollow(spec, trace, dtype)
+    arguments = _random(spec, trace, dtype) if numbers else hollow(spec, trace, dtype)
     kernel = spec.load()
     with nki_sim.mode("full" if numbers else "shapes"), nki_sim.record() as recording:
         kernel(**arguments)
@@ -41,14 +41,20 @@ def _random(spec: KernelSpec, trace: Trace, dtype: str) -> Inputs:
     return spec.inputs(case, dtype, seed=0)
 
 
-def _hollow(spec: KernelSpec, trace: Trace, dtype: str) -> Inputs:
-    """Tensors without memory, of the dtypes that the spec's smallest case has."""
-    import torch
+def hollow(spec: KernelSpec, trace: Trace, dtype: str) -> Inputs:
+    """Tensors without memory, of the dtypes that the spec's smallest case has, and its constants.
 
-    alike = [case for case in spec.cases if case.shapes.keys() == trace.shapes.keys()]
+    It is one that rounds as the model does, not "stepwise" as for comparisons.
+    """
+    from nki_sim.placeholders import Placeholder
+
+    alike = [
+        case
+        for case in spec.cases
+        if case.shapes.keys() == trace.shapes.keys() and case.scalars.get("rounding") != "stepwise"
+    ]
     smallest = min(alike, key=lambda case: sum(map(prod, case.shapes.values())))
     arguments = spec.inputs(smallest, dtype)
     for name, shape in trace.shapes.items():
-        kind = getattr(torch, arguments[name].dtype.name)
-        arguments[name] = torch.empty(shape, dtype=kind, device="meta")
+        arguments[name] = Placeholder(shape, arguments[name].dtype)
     return arguments | dict(trace.scalars)

@@ -317,7 +317,9 @@ def launch(
 
 
 def _account(total: Launch, core: int) -> Launch:
-    return Launch(total.kernel, recording=total.recording, mode=total.mode, core=core)
+    return Launch(
+        total.kernel, recording=total.recording, mode=total.mode, passes=total.passes, core=core
+    )
 
 
 def _run(crew: Crew, programs: Sequence[Program], work: Callable[[], Any]) -> list[Any]:

@@ -103,7 +103,7 @@ class Program:
             alone.
         ordered: how many ``nl.no_reorder`` blocks it is in.
         fault: an error that could not be raised where it was noticed; raised at the end.
-        passed_loops: loops on unknown registers that have run once (on shapes).
+        passes_left: of each loop on an unknown register, how often it will run (on shapes).
     """
 
     launch: Launch
@@ -127,7 +127,7 @@ class Program:
     seat: Any = None
     ordered: int = 0
     fault: IllegalProgram | None = None
-    passed_loops: set[int] = field(default_factory=set)
+    passes_left: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.checked = self.launch.mode != UNCHECKED

@@ -15,7 +15,7 @@ Without checks an illegal program has no defined outcome (NumPy's own errors inc
 and fresh memory holds anything. On shapes:
 
 - every dynamic offset, register and mask is unknown; an offset counts as 0 and a dynamic loop runs
-  once (`Launch.assumed` lists every such assumption that was made);
+  once, or as often as `mode` is told (`Launch.assumed` lists every such assumption that was made);
 - a read is refused as uninitialised only when nothing has been written to the whole tensor;
 - what a launch returns has a shape and a type and refuses to be read (`placeholders`).
 """
@@ -33,6 +33,7 @@ FULL, TAILS, UNCHECKED, SHAPES = "full", "tails", "unchecked", "shapes"
 MODES = (FULL, TAILS, UNCHECKED, SHAPES)
 
 _selected: ContextVar[str | None] = ContextVar("nki_sim_mode", default=None)
+_passes: ContextVar[int] = ContextVar("nki_sim_passes", default=1)
 
 
 def selected() -> str:
@@ -44,6 +45,11 @@ def selected() -> str:
     return _selected.get() or _known("NKI_SIM_MODE", os.environ.get("NKI_SIM_MODE") or FULL)
 
 
+def passes() -> int:
+    """How often a loop whose end is unknown runs in the next launch on shapes."""
+    return _passes.get()
+
+
 def _known(where: str, name: str) -> str:
     if name not in MODES:
         raise IllegalProgram(where, f"is one of {', '.join(MODES)}", repr(name))
@@ -51,14 +57,19 @@ def _known(where: str, name: str) -> str:
 
 
 @contextmanager
-def mode(name: str) -> Iterator[None]:
+def mode(name: str, passes: int = 1) -> Iterator[None]:
     """Run the launches inside the ``with`` in mode `name`.
 
+    `passes`: on shapes, how often a loop runs whose end is in a register.
+
     Raises:
-        IllegalProgram: there is no such mode.
+        IllegalProgram: there is no such mode, or a loop would not run at all.
     """
-    token = _selected.set(_known("nki_sim.mode", name))
+    if type(passes) is not int or passes < 1:
+        raise IllegalProgram("nki_sim.mode", "passes is an integer from 1 on", repr(passes))
+    token, count = _selected.set(_known("nki_sim.mode", name)), _passes.set(passes)
     try:
         yield
     finally:
         _selected.reset(token)
+        _passes.reset(count)

@@ -104,7 +104,7 @@ class VirtualRegister:
             self._refuse("a condition")
         self.require_written("while", "the condition")
         if self.unknown:
-            return _assume_one_pass(self)
+            return _assume_passes(self)
         return self.value != 0
 
     def _refuse(self, *what: Any) -> NoReturn:
@@ -129,15 +129,16 @@ class VirtualRegister:
         return self is other
 
 
-def _assume_one_pass(register: VirtualRegister) -> bool:
-    """On shapes ``while register`` runs its body once: true, then false."""
+def _assume_passes(register: VirtualRegister) -> bool:
+    """On shapes ``while register`` runs its body as often as the launch assumes."""
     program = current("while")
-    passed: set[int] = program.passed_loops
-    if id(register) in passed:
-        passed.discard(id(register))
+    left: dict[int, int] = program.passes_left
+    if id(register) not in left:
+        left[id(register)] = program.launch.assume_passes("while: a loop on a register")
+    if left[id(register)] == 0:
+        del left[id(register)]
         return False
-    passed.add(id(register))
-    program.launch.assume("while: a loop on a register runs once")
+    left[id(register)] -= 1
     return True
 
 
@@ -154,7 +155,7 @@ def bound(value: object, operation: str, role: str) -> int:
 
 
 def steps(operation: str, lower: object, upper: object, step: object) -> range:
-    """The values of a device loop; one, if a bound is unknown."""
+    """The values of a device loop; as many as the launch assumes, if a bound is unknown."""
     if type(step) is not int or step < 1:
         raise IllegalProgram(
             operation, "the step is a positive integer known while tracing", repr(step)
@@ -169,8 +170,8 @@ def steps(operation: str, lower: object, upper: object, step: object) -> range:
         )
     first, last = bound(lower, operation, "the lower bound"), bound(upper, operation, "the bound")
     if any(isinstance(value, VirtualRegister) and value.unknown for value in (lower, upper)):
-        program.launch.assume(f"{operation}: a loop whose bounds are registers runs once")
-        return range(first, first + 1)
+        passes = program.launch.assume_passes(f"{operation}: a loop whose bounds are registers")
+        return range(first, first + passes * step, step)
     return range(first, last, step)
 
 
@@ -232,6 +233,7 @@ def while_loop(
     operation = "nl.while_loop"
     register, body = _condition(init), Body(current(operation))
     steps(operation, 0, 0, 1)
+    left = 0  # passes, once a condition is unknown
     while register.integer(operation, "the condition") or register.unknown:
         body.again()
         passed = VirtualRegister(register.value)
@@ -239,8 +241,10 @@ def while_loop(
         was_unknown = register.unknown
         register = _condition(body_fun(passed))
         if was_unknown or register.unknown:
-            current(operation).launch.assume(f"{operation}: a loop on a register runs once")
-            return
+            launch = current(operation).launch
+            left = (left or launch.assume_passes(f"{operation}: a loop on a register")) - 1
+            if left == 0:
+                return
 
 
 def _condition(register: object) -> VirtualRegister:

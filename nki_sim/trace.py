@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .constants import HBM, PSUM, SBUF, Engine
 from .descriptors import short_descriptors
-from .modes import FULL, selected
+from .modes import FULL, passes, selected
 from .places import kernel_line
 from .registers import VirtualRegister
 
@@ -94,7 +94,7 @@ class Launch:
         kernel: ``__name__`` of the kernel function.
         instructions: one event per instruction while recording, else empty.
         counts, elements: by engine.
-        mode: how much was simulated (`modes`).
+        mode, passes: how much was simulated (`modes`).
         issued: instructions so far.
         dependencies: explicit ones, as (waiting instruction, earlier instruction) in program order.
         assumed: on shapes, what was assumed of data that decide addresses or control flow, and how
@@ -117,6 +117,7 @@ class Launch:
     sbuf_peak_bytes_per_partition: int = 0
     psum_peak_banks: int = 0
     mode: str = FULL
+    passes: int = 1
     assumed: dict[str, int] = field(default_factory=dict)
     issued: int = 0
     dependencies: list[tuple[int, int]] = field(default_factory=list)
@@ -133,6 +134,11 @@ class Launch:
     def find(self, text: str) -> None:
         """Note a finding."""
         self.findings[text] = self.findings.get(text, 0) + 1
+
+    def assume_passes(self, loop: str) -> int:
+        """How often a loop of unknown length runs; noted as an assumption."""
+        self.assume(f"{loop} runs {'once' if self.passes == 1 else f'{self.passes} times'}")
+        return self.passes
 
     def assume(self, what: str) -> None:
         """Note an assumption about data that a launch on shapes does not have."""
@@ -304,7 +310,7 @@ def record() -> Iterator[Recording]:
 
 def open_launch(kernel: str) -> Launch:
     """A new launch, known to every open recording."""
-    launch = Launch(kernel, recording=bool(_recordings), mode=selected())
+    launch = Launch(kernel, recording=bool(_recordings), mode=selected(), passes=passes())
     for recording in _recordings:
         recording.launches.append(launch)
     return launch

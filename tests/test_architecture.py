@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("nki_sim", "kernels", "model", "evaluation", "report", "validation", "workflow")
+PARTS = (
+    "nki_sim", "kernels", "model", "evaluation", "prediction", "report", "validation", "workflow",
+)  # fmt: skip
 MAY_IMPORT = {
     "nki_sim": set(),
     "kernels": set(),
     "model": {"kernels"},
     "evaluation": {"kernels", "model", "nki_sim"},
     "report": {"evaluation"},
-    "validation": {"nki_sim"},
+    "prediction": {"evaluation", "kernels", "model", "nki_sim"},
+    "validation": {"evaluation", "nki_sim"},
     "workflow": {"evaluation", "kernels", "model", "report"},
 }
 # The report knows records only: of `evaluation` it may see what reads and writes them.

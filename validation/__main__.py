@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from evaluation.files import write_atomically, write_json
+from evaluation.provenance import modelled_inputs, validation_files
 from nki_sim.install import install
 
 
@@ -17,7 +18,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="JSON: points and errors")
     parser.add_argument("--table", type=Path, help="the same as Markdown")
-    parser.add_argument("--figure", type=Path, nargs="*", default=[], help="PDF or PNG")
+    for kind in ("pdf", "png"):
+        parser.add_argument(f"--{kind}", type=Path, help=f"figure as {kind.upper()}")
     parser.add_argument("--only", default="", help="points whose group or id contains this")
     options = parser.parse_args()
     os.environ["NKI_SIMULATOR"] = "1"
@@ -33,24 +35,22 @@ def main() -> None:
             print(f"{point.id}: {100 * rows[-1]['error']:+.1f} %", flush=True)
     if not rows:
         parser.error(f"no point matches {options.only!r}")
-    result = {"basis": "modelled", "points": rows, "summary": summary(rows)}
-    _write(options.output, json.dumps(result, indent=1) + "\n")
+    result = {
+        "schema_version": 1,
+        "basis": "modelled",
+        "points": rows,
+        "summary": summary(rows),
+        "inputs": modelled_inputs(validation_files()),
+    }
+    write_json(options.output, result)
     if options.table:
-        _write(options.table, markdown(result))
-    for path in options.figure:
+        write_atomically(options.table, markdown(result))
+    for path in filter(None, (options.pdf, options.png)):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}{path.suffix}")
         figure(result, partial)
         partial.replace(path)
     print(markdown({**result, "points": []}))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def predicted(platform: str, kernel: Any, *arguments: Any) -> Prediction:
 
 def time_of(platform: str, kernel: Any, *arguments: Any) -> Range:
     """ns of a kernel."""
-    return _scaled(predicted(platform, kernel, *arguments).time_us, 1e3)
+    return predicted(platform, kernel, *arguments).time_us * 1e3
 
 
 def interval(platform: str, kernel: Any, count: int, *arguments: Any, last: bool = True) -> Range:
@@ -49,21 +49,8 @@ def interval(platform: str, kernel: Any, count: int, *arguments: Any, last: bool
     return _difference(at(count), at(half), half)
 
 
-def _scaled(one: Range, factor: float) -> Range:
-    return Range(one.low * factor, one.nominal * factor, one.high * factor)
-
-
 def _difference(long: Range, short: Range, count: int) -> Range:
-    values = [
-        (long.low - short.low) / count,
-        (long.nominal - short.nominal) / count,
-        (long.high - short.high) / count,
-    ]
-    return Range(min(values), values[1], max(values))
-
-
-def _plus(one: Range, other: Range) -> Range:
-    return Range(one.low + other.low, one.nominal + other.nominal, one.high + other.high)
+    return (long - short) * (1 / count)
 
 
 # -- single instructions ---------------------------------------------------------------------------
@@ -90,7 +77,7 @@ def eviction(platform: str, columns: int) -> Range:
 
 def addition(platform: str, columns: int, count: int) -> Range:
     """`count` sums, from the interval between them."""
-    return _scaled(interval(platform, single.additions, 1024, columns), count)
+    return interval(platform, single.additions, 1024, columns) * count
 
 
 def matmul_interval(platform: str, rows: int, columns: int, dtype: str) -> Range:
@@ -121,7 +108,7 @@ def load(platform: str, row_bytes: int) -> Range:
         single.load(source)
     found = predict(recording.launches[0], platform)
     consumer = (found.timing.end[-1] - found.timing.start[-1]) / 1e3
-    return _scaled(_plus(found.time_us, Range(-consumer, -consumer, -consumer)), 1e3)
+    return (found.time_us + Range(-consumer, -consumer, -consumer)) * 1e3
 
 
 def small_add(platform: str) -> Range:
@@ -235,7 +222,7 @@ def mlp(
     x = tensor(tokens, hidden, dtype="bfloat16")
     kernel = decode.mlp[cores]
     found = predicted(platform, kernel, x, up, up, down, norm, gated)
-    return _scaled(_plus(found.time_us, found.launch_us), 1e3)
+    return (found.time_us + found.launch_us) * 1e3
 
 
 WORKLOADS: dict[str, Workload] = {

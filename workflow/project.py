@@ -12,7 +12,7 @@ from evaluation.bundle import PACKAGES, SINGLE_FILES
 from evaluation.files import sha256_file, sha256_json
 from evaluation.imports import closure, module_name
 from evaluation.prompts import load_prompts
-from evaluation.provenance import MODEL_MODULES, versions
+from evaluation.provenance import MODEL_MODULES, files_below, simulator_files, versions
 from kernels.specs import SPECS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def driver_files(step: str, variant: str, backend: str = "simulator") -> list[st
     if variant == "baseline":
         return program_files(*programs, without=without)
     own = program_files(*programs, *kernel_sources(), without=without)
-    return sorted({*own, *simulator_files()})
+    return sorted({*own, *simulator_files(times=False)})
 
 
 def check_files() -> list[str]:
@@ -84,7 +84,7 @@ def kernel_test_files(kernel: str) -> list[str]:
     """Return what the test of one kernel consists of: of the kernels, what its own file imports."""
     harness = program_files("test_nki_kernels.py", without=map(module_name, kernel_sources()))
     own = program_files(kernel_files()[kernel])
-    return sorted({*harness, *own, *simulator_files()})
+    return sorted({*harness, *own, *simulator_files(times=False)})
 
 
 def kernel_files() -> dict[str, str]:
@@ -106,19 +106,9 @@ def kernel_sources() -> list[str]:
     return sorted(f"kernels/{file.name}" for file in (ROOT / "kernels").glob("nki_*.py"))
 
 
-def simulator_files() -> list[str]:
-    """Return every file of the simulator: `import nki` may load any of them."""
-    return _files("nki_sim")
-
-
-def validation_files() -> list[str]:
-    """Return what the comparison with published measurements depends on."""
-    return sorted({*_files("validation"), *simulator_files()})
-
-
 def submission_files() -> list[str]:
     """Return the files that the submission archive may hold, beside report and results."""
-    inside = [file for package in PACKAGES for file in _files(package)]
+    inside = [file for package in PACKAGES for file in files_below(ROOT, package)]
     return sorted([*SINGLE_FILES, *inside])
 
 
@@ -163,8 +153,3 @@ def flags(**values: object) -> str:
 @cache
 def _sha256(file: str) -> str:
     return sha256_file(ROOT / file)
-
-
-def _files(folder: str) -> list[str]:
-    files = (file for file in (ROOT / folder).rglob("*") if "__pycache__" not in file.parts)
-    return sorted(file.relative_to(ROOT).as_posix() for file in files if file.is_file())

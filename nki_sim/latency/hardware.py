@@ -72,6 +72,17 @@ def load(platform: str | Path) -> Hardware:
         raise HardwareError(
             f"{platform}: no platform ({', '.join(PLATFORMS)}) and no file of constants"
         )
+    hardware = read(path)
+    _require_all(path, hardware.constants)
+    return hardware
+
+
+def read(path: Path) -> Hardware:
+    """The constants of a YAML file of the form of a platform's, whatever they are about.
+
+    Raises:
+        HardwareError: no PyYAML, or a file that is none of constants.
+    """
     content = _read(path)
     if not isinstance(content, dict) or not isinstance(content.get("platform"), str):
         raise HardwareError(f"{path}: names no platform")
@@ -79,7 +90,6 @@ def load(platform: str | Path) -> Hardware:
         f"{section}.{name}": _constant(f"{path}: {section}.{name}", entry)
         for section, name, entry in _entries(path, content)
     }
-    _require_all(path, constants)
     return Hardware(content["platform"], constants)
 
 

@@ -23,8 +23,24 @@ class Range:
     nominal: float
     high: float
 
+    @classmethod
+    def of(cls, fastest: float, nominal: float, slowest: float) -> Range:
+        """From a number in each scenario, whose order a difference or a quotient may turn round."""
+        ends = fastest, nominal, slowest
+        return cls(min(ends), nominal, max(ends))
+
     def __str__(self) -> str:
         return f"{self.nominal:,.2f} ({self.low:,.2f} to {self.high:,.2f})"
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.nominal + other.nominal, self.high + other.high)
+
+    def __sub__(self, other: Range) -> Range:
+        """What remains in each scenario without `other`, which is a part of this one."""
+        return Range.of(self.low - other.low, self.nominal - other.nominal, self.high - other.high)
+
+    def __mul__(self, factor: float) -> Range:
+        return Range.of(self.low * factor, self.nominal * factor, self.high * factor)
 
     def as_dict(self) -> dict[str, float]:
         """The three numbers by name."""

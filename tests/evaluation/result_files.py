@@ -23,6 +23,7 @@ from evaluation.uncertainty import add_statistics
 from kernels.specs import SPECS
 from model.plan import expected_launches
 from model.tiny import CONFIG
+from tests import modelled_sample
 
 SETTINGS = {
     "sequence_length": 640, "max_new_tokens": 8, "warmup_runs": 1, "timed_runs": 3,
@@ -54,6 +55,13 @@ class Results:
     def kernel_test(self, name: str) -> Path:
         return self.folder / "kernel_tests" / f"{name}.json"
 
+    def prediction(self, platform: str) -> Path:
+        return self.folder / "predictions" / f"{platform}.json"
+
+    @property
+    def validation(self) -> Path:
+        return self.folder / "validation" / "latency.json"
+
     def change(self, path: Path, keys: str, value: Any) -> None:
         """Set a value, by keys separated by ">", in one of the files; None deletes it."""
         content = read_json(path)
@@ -76,6 +84,8 @@ class Results:
             "checks": sorted(self.folder.glob("path_checks/*.json")),
             "artefacts": sorted(self.folder.glob("compiled/*/manifest.json")),
             "kernel_tests": sorted(self.folder.glob("kernel_tests/*.json")),
+            "predictions": sorted(self.folder.glob("predictions/*.json")),
+            "validation": self.validation,
             "model_manifest": self.model_manifest,
         }
         return aggregate(**{**arguments, **changes})
@@ -102,6 +112,9 @@ def make(folder: Path, backend: str = "simulator") -> Results:
     write_json(results.model_manifest, manifest)
     for name in SPECS:
         write_json(results.kernel_test(name), kernel_test(name))
+    for platform in ("trn2", "trn3"):
+        write_json(results.prediction(platform), modelled_sample.prediction(platform))
+    write_json(results.validation, modelled_sample.validation())
     for variant in VARIANTS:
         inputs = artefact_inputs(variant, manifest["sha256"], CompileSettings(backend))
         if backend == "neuron":

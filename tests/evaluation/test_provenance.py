@@ -14,9 +14,11 @@ from evaluation import provenance as module
 from evaluation.provenance import (
     git_state,
     machine,
+    modelled_inputs,
     nki_version,
     provenance,
     simulator_hash,
+    validation_files,
     variant_sources,
     versions,
 )
@@ -109,3 +111,18 @@ def test_the_simulators_hash_follows_its_sources(tmp_path: Path) -> None:
     after = simulator_hash(tmp_path)
     source.rename(source.with_name("b.py"))
     assert len({before, after, simulator_hash(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("file", ["latency/scheduler.py", "hardware/trn2.yaml", "README.md"])
+def test_what_only_predicts_times_decides_no_result(tmp_path: Path, file: str) -> None:
+    for name in ("errors.py", "latency/scheduler.py", "hardware/trn2.yaml", "README.md"):
+        path = tmp_path / "nki_sim" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a: 1")
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "__main__.py").write_text("")
+    before = simulator_hash(tmp_path), modelled_inputs(validation_files(tmp_path), tmp_path)
+    (tmp_path / "nki_sim" / file).write_text("a: 2")
+    after = simulator_hash(tmp_path), modelled_inputs(validation_files(tmp_path), tmp_path)
+    assert after[0] == before[0]
+    assert (after[1] == before[1]) == file.endswith(".md")

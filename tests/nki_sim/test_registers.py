@@ -391,8 +391,9 @@ def test_register_traffic_is_accounted() -> None:
     assert launch.summary()["instructions"] == {"sync": 2, "vector": 1}
 
 
-def test_shapes_only() -> None:
-    """Unknown bounds: every loop runs once, and says so."""
+@pytest.mark.parametrize(("passes", "said"), [(1, "once"), (3, "3 times")])
+def test_shapes_only(passes: int, said: str) -> None:
+    """Unknown bounds: every loop runs as often as the mode is told, and says so."""
 
     @nki.jit
     def kernel(x, count):
@@ -405,7 +406,13 @@ def test_shapes_only() -> None:
         nl.while_loop(register, lambda r: loaded_register(count))
         return stored(data)
 
-    with nki_sim.mode("shapes"), nki_sim.record() as recording:
+    with nki_sim.mode("shapes", passes=passes), nki_sim.record() as recording:
         assert kernel(CUBE[0], number(5)).shape == (4, 5)
     (launch,) = recording.launches
-    assert sum("runs once" in text for text in launch.assumed) == 4
+    assert sum(f"runs {said}" in text for text in launch.assumed) == 4
+    assert launch.summary()["instructions"]["sync"] == 1 + 3 * passes
+
+
+def test_a_loop_of_no_passes() -> None:
+    with pytest.raises(IllegalProgram, match="passes"), nki_sim.mode("shapes", passes=0):
+        pass

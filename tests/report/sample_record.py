@@ -15,6 +15,7 @@ from evaluation.files import sha256_json
 from evaluation.migration import SCHEMA_VERSION
 from evaluation.shapes import Architecture
 from evaluation.uncertainty import add_statistics
+from tests import modelled_sample
 
 PROMPTS = (
     "Twelve Days of Christmas",
@@ -338,6 +339,7 @@ def simulator_record(failing_prompts: tuple[int, ...] = ()) -> dict[str, Any]:
         "test_configuration": CONFIGURATION | {"architecture": asdict(ARCHITECTURE)},
         "absent": _absent(),
         "fallbacks": [],
+        "modelled": modelled_sample.section(),
         "provenance": _provenance(),
     }
 

@@ -168,7 +168,7 @@ def test_the_command_writes_everything(tmp_path: Path) -> None:
     names = ("latency.json", "latency.md", "latency.pdf", "latency.png")
     files = [tmp_path / name for name in names]
     command = [sys.executable, "-m", "validation", "--only", "act", "--output", str(files[0])]
-    command += ["--table", str(files[1]), "--figure", str(files[2]), str(files[3])]
+    command += ["--table", str(files[1]), "--pdf", str(files[2]), "--png", str(files[3])]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     result = json.loads(files[0].read_text())

@@ -30,6 +30,8 @@ _JOBS = {
     r"results/evaluations/(\w+)/prompt_(\d+)\.\w+": r"evaluate_\1 \2",
     r"results/path_checks/(\w+)\.json": r"check_path \1",
     r"results/kernel_tests/(\w+)\.json": r"test_kernel \1",
+    r"results/predictions/(\w+)\.json": r"predict_latency \1",
+    r"results/validation/latency\.\w+": "validate_latency",
     r"results/benchmark_results\.json": "aggregate_results",
     r"report/figures/(\w+)\.\w+": r"plot_figure \1",
     r"report/technical_report\.tex": "render_report",

@@ -24,6 +24,8 @@ KINDS = {
     "evaluate_baseline": "results/evaluations/baseline/prompt_1.json",
     "evaluate_nki": "results/evaluations/nki/prompt_1.json",
     "check_path": "results/path_checks/rows_float32.json",
+    "prediction": "results/predictions/trn3.json",
+    "validation": "results/validation/latency.json",
     "aggregate_results": "results/benchmark_results.json",
     "plot_figure": f"report/figures/{FIGURE}.pdf",
     "render_report": "report/technical_report.tex",

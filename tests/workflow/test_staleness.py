@@ -22,9 +22,12 @@ ARCHIVE = {"archive", "verify_archive"}
 PDF = {"build_pdf"} | ARCHIVE
 REPORT = FIGURE_JOBS | {"render_report"} | PDF
 RECORD = {"aggregate_results"} | REPORT
+PREDICTED = {"predict_latency trn2", "predict_latency trn3"}
+MODELLED = PREDICTED | {"validate_latency"}
 COMPILED = {"compile_baseline", "compile_nki"}
 WITH_KERNELS = {"compile_nki"} | NKI | CHECKS | RECORD
-EVERYTHING = {"make_tiny_model"} | COMPILED | BASELINES | TESTS | WITH_KERNELS
+EVERYTHING = {"make_tiny_model"} | COMPILED | BASELINES | TESTS | MODELLED | WITH_KERNELS
+NOT_OF_THE_MODEL = TESTS | MODELLED
 
 
 def line(text: str) -> Callable[[str], str]:
@@ -49,11 +52,12 @@ CODE, COMMENT = line("CHANGED = True"), line("# a comment")
 CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "a kernel": (
         "kernels/nki_prefill_moe_kernels.py", CODE,
-        {"test_kernel router_prefill", "test_kernel experts_prefill"} | WITH_KERNELS),
+        {"test_kernel router_prefill", "test_kernel experts_prefill"} | PREDICTED | WITH_KERNELS),
     "a kernel's comment": (
-        "kernels/nki_lm_head_kernels.py", COMMENT, {"test_kernel lm_head"} | WITH_KERNELS),
-    "what all kernels share": ("kernels/nki_common.py", CODE, TESTS | WITH_KERNELS),
-    "an oracle": ("kernels/reference.py", CODE, TESTS | WITH_KERNELS),
+        "kernels/nki_lm_head_kernels.py", COMMENT,
+        {"test_kernel lm_head"} | PREDICTED | WITH_KERNELS),
+    "what all kernels share": ("kernels/nki_common.py", CODE, TESTS | PREDICTED | WITH_KERNELS),
+    "an oracle": ("kernels/reference.py", CODE, TESTS | PREDICTED | WITH_KERNELS),
     "the comparison with the oracles": ("kernels/verification.py", CODE, TESTS | RECORD),
     "a layer of the model": ("model/layers.py", CODE, WITH_KERNELS),
     "the model with kernels": ("model/qwen_cpu.py", CODE, WITH_KERNELS),
@@ -63,15 +67,22 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
         {"compile_baseline"} | BASELINES | NKI | CHECKS | RECORD,
     ),
     "the small kernels' model": ("model/qwen_rows.py", CODE, WITH_KERNELS),
-    "the tiny checkpoint": ("model/tiny.py", CODE, EVERYTHING - TESTS),
-    "the tokenizer's corpus": ("model/tiny_corpus.txt", line("x"), EVERYTHING - TESTS),
+    "the tiny checkpoint": ("model/tiny.py", CODE, EVERYTHING - NOT_OF_THE_MODEL),
+    "the tokenizer's corpus": ("model/tiny_corpus.txt", line("x"), EVERYTHING - NOT_OF_THE_MODEL),
     "the download, which is only archived": ("model/fetch.py", CODE, ARCHIVE),
-    "a module of the simulator": ("nki_sim/errors.py", CODE, TESTS | WITH_KERNELS),
-    "the score": ("evaluation/scoring.py", CODE, RECORD),
+    "a module of the simulator": ("nki_sim/errors.py", CODE, TESTS | MODELLED | WITH_KERNELS),
+    "the scheduler of modelled times": ("nki_sim/latency/scheduler.py", CODE, MODELLED | RECORD),
+    "a constant of a chip": ("nki_sim/hardware/trn2.yaml", COMMENT, MODELLED | RECORD),
+    "the whole model's modelled time": ("prediction/steps.py", CODE, PREDICTED | RECORD),
+    "an assumption about the host": ("prediction/assumptions.yaml", COMMENT, PREDICTED | RECORD),
+    "a published measurement": (
+        "validation/points.yaml", COMMENT, {"validate_latency"} | RECORD),
+    "the simulator's manual": ("nki_sim/README.md", line("x"), set()),
+    "the score": ("evaluation/scoring.py", CODE, PREDICTED | RECORD),
     "the rule of accuracy": ("evaluation/accuracy.py", CODE, BASELINES | NKI | CHECKS | RECORD),
     "the validator of records": ("evaluation/records.py", CODE, RECORD),
     "the schema of records": ("workflow/schemas/benchmark_results.schema.json", line(""), RECORD),
-    "the published baselines": ("config/baselines.yaml", COMMENT, RECORD),
+    "the published baselines": ("config/baselines.yaml", COMMENT, PREDICTED | RECORD),
     "the figures": ("report/figures.py", CODE, REPORT),
     "the template": ("report/technical_report.tex.j2", line("%"), {"render_report"} | PDF),
     "the bibliography": ("report/references.bib", line("%"), PDF),
@@ -96,10 +107,10 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
         NKI | CHECKS | RECORD),
     "platform_target": (
         "config/config.yaml", value("platform_target", "trn3"),
-        EVERYTHING - {"make_tiny_model"}),
+        EVERYTHING - {"make_tiny_model"} - MODELLED),
     "the checkpoint's seed": (
         "config/config.yaml", replace("launches\n  seed: 0", "launches\n  seed: 1"),
-        EVERYTHING - TESTS),
+        EVERYTHING - NOT_OF_THE_MODEL),
     "a comment in the configuration": ("config/config.yaml", COMMENT, set()),
     "the Neuron interpreter": ("config/config.yaml", value("python", "/bin/sh"), set()),
     "a comment in the Snakefile": ("Snakefile", COMMENT, set()),
@@ -145,7 +156,7 @@ def test_a_change_makes_exactly_these_jobs_stale(finished: Checkout, change: str
 def test_a_source_with_other_content_and_an_old_date_is_noticed(finished: Checkout) -> None:
     """So looks a file that was edited while its job ran, or unpacked from an archive."""
     for file, jobs in {
-        "nki_sim/errors.py": TESTS | WITH_KERNELS,
+        "nki_sim/errors.py": TESTS | MODELLED | WITH_KERNELS,
         "report/technical_report.tex.j2": {"render_report"} | PDF,
     }.items():
         with finished.changed(file, line("# other")):

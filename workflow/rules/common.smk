@@ -12,6 +12,8 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
 from evaluation.checks import CHECKED_PROMPT, CHECKED_TOKENS, path_checks
+from evaluation.modelled import PLATFORMS
+from evaluation.provenance import prediction_files, validation_files
 from workflow.config import complete, record_of
 from workflow.interpreter import model_python, sdk_versions
 from workflow.preflight import PreflightError, require, require_health
@@ -29,7 +31,6 @@ from workflow.project import (
     program_files,
     prompt_hashes,
     submission_files,
-    validation_files,
 )
 
 if Path.cwd() != ROOT.resolve():
@@ -46,6 +47,7 @@ except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 MODEL_MANIFEST = "results/model_manifest.json"
+PREDICTIONS = expand("results/predictions/{platform}.json", platform=PLATFORMS)
 JOBS_LOCK = ".snakemake/jobs.lock"
 VARIANTS = ["baseline", "nki"]
 KERNELS = kernel_files()
@@ -146,6 +148,7 @@ wildcard_constraints:
     prompt="|".join(PROMPTS),
     figure="|".join(FIGURES),
     check="|".join(CHECKS),
+    platform="|".join(PLATFORMS),
 
 
 def preflight(dag):

@@ -1,4 +1,4 @@
-# The record: everything measured, in one validated file.
+# The record: everything measured, and apart from it what is modelled, in one validated file.
 rule aggregate_results:
     input:
         evaluations=expand(
@@ -9,6 +9,8 @@ rule aggregate_results:
         checks=expand("results/path_checks/{check}.json", check=CHECKS),
         artefacts=expand("results/compiled/{variant}/manifest.json", variant=VARIANTS),
         kernel_tests=expand("results/kernel_tests/{kernel}.json", kernel=KERNELS),
+        predictions=PREDICTIONS,
+        validation="results/validation/latency.json",
         model=MODEL_MANIFEST,
         prompts=config["evaluation"]["prompts"],
         code=program("aggregate_results"),
@@ -28,4 +30,5 @@ rule aggregate_results:
     shell:
         '"$PYTHON" -m workflow.scripts.aggregate_results --config {params.config:q} --prompts {input.prompts:q}'
         " --evaluations {input.evaluations} --checks {input.checks} --artefacts {input.artefacts} --kernel-tests {input.kernel_tests}"
+        " --predictions {input.predictions} --validation {input.validation}"
         " --model-manifest {input.model} --output {output.record} > {log} 2>&1"

@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checks", type=Path, nargs="*", required=True, help="of kernel paths")
     parser.add_argument("--artefacts", type=Path, nargs="+", required=True, help="their manifests")
     parser.add_argument("--kernel-tests", type=Path, nargs="+", required=True, help="test results")
+    parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="modelled times")
+    parser.add_argument("--validation", type=Path, required=True, help="of the latency model")
     parser.add_argument("--model-manifest", type=Path, required=True, help="the checkpoint's")
     parser.add_argument("--output", type=Path, required=True, help="record to write")
     given = vars(parser.parse_args(arguments))

@@ -1,0 +1,183 @@
+"""Rules for the record's modelled times: ranges are ordered, terms add up, figures follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evaluation.problems import Problem, is_number, lookup, members, number, shown, walk
+from evaluation.scoring import Measurement, PromptBaseline, ScoringError, load_baselines, score
+
+_ENDS = ("low", "nominal", "high")
+_REVERSED = {"low": "high", "nominal": "nominal", "high": "low"}
+_SECTION = "modelled"
+_SEQUENCE_LENGTH = 640
+_BASELINES_FILE = Path(__file__).resolve().parent.parent / "config" / "baselines.yaml"
+_RELATIVE_ERROR = 1e-9
+
+
+def modelled_figures(record: Any) -> Iterator[Problem]:
+    """What is modelled says so, and each of its figures follows from those it is made of."""
+    section = lookup(record, _SECTION)
+    if not isinstance(section, dict):
+        return
+    yield from _says_so(record)
+    yield from _ranges_are_ordered(section)
+    predictions = lookup(record, f"{_SECTION}.predictions")
+    for platform in predictions if isinstance(predictions, dict) else ():
+        where = f"{_SECTION}.predictions.{platform}"
+        named = lookup(record, f"{where}.platform")
+        if named is not None and named != platform:
+            rule = "a prediction stands under its platform"
+            yield Problem(f"{where}.platform", rule, platform, shown(named))
+        for step in _steps(record, where):
+            yield from _terms_add_up(record, step)
+        for path in ("layered", "fused"):
+            yield from _path(record, where, path, platform)
+        yield from _bound(record, where)
+
+
+def _says_so(record: Any) -> Iterator[Problem]:
+    for path, value in walk(lookup(record, _SECTION)):
+        if path.rsplit(".", 1)[-1] == "basis" and value != "modelled":
+            rule = "nothing measured stands among what is modelled"
+            yield Problem(f"{_SECTION}.{path}", rule, "modelled", shown(value))
+
+
+def _ranges_are_ordered(section: Any) -> Iterator[Problem]:
+    low: dict[str, Any] = {}
+    for path, value in walk(section):
+        name, _, end = path.rpartition(".")
+        if end in _ENDS and is_number(value):
+            low.setdefault(name, {})[end] = value
+    for name, ends in low.items():
+        values = [ends[end] for end in _ENDS if end in ends]
+        if len(values) == len(_ENDS) and values != sorted(values):
+            path, rule = f"{_SECTION}.{name}", "low <= nominal <= high"
+            yield Problem(path, rule, shown(sorted(values)), shown(values))
+
+
+def _steps(record: Any, where: str) -> list[str]:
+    """Whatever consists of terms."""
+    lists = ("prefill", "padded_baseline.buckets", "paths.layered.decode", "paths.fused.decode")
+    return [step for name in lists for step in members(record, f"{where}.{name}")]
+
+
+def _terms_add_up(record: Any, step: str) -> Iterator[Problem]:
+    terms = members(record, f"{step}.terms")
+    for end in _ENDS:
+        found = [number(record, f"{term}.time_us.{end}") for term in terms]
+        known = [value for value in found if value is not None]
+        if terms and len(known) == len(terms):
+            path = f"{step}.total_us.{end}"
+            yield from _is(record, path, "the sum of the terms", sum(known))
+    for term in terms:
+        hbm, whole = number(record, f"{term}.hbm_us"), number(record, f"{term}.time_us.nominal")
+        if hbm is not None and whole is not None and hbm > whole * (1 + _RELATIVE_ERROR):
+            rule = "HBM is busy for a part of the time"
+            yield Problem(f"{term}.hbm_us", rule, f"at most {whole}", shown(hbm))
+
+
+def _path(record: Any, where: str, path: str, platform: str) -> Iterator[Problem]:
+    here = f"{where}.paths.{path}"
+    steps = {
+        shown(number(record, f"{step}.bucket")): f"{step}.total_us"
+        for step in members(record, f"{here}.decode")
+    }
+    prompts = members(record, f"{here}.prompts")
+    for prompt in prompts:
+        yield from _prompt(record, prompt, steps)
+        yield from _scores(record, prompt, platform)
+    for end in _ENDS:
+        scores = [number(record, f"{prompt}.score.{end}") for prompt in prompts]
+        known = [value for value in scores if value is not None]
+        if prompts and len(known) == len(scores):
+            rule = "the sum of the prompts' scores"
+            yield from _is(record, f"{here}.total_score.{end}", rule, sum(known))
+    bound = number(record, f"{where}.bound.time_us")
+    decode = members(record, f"{here}.decode")
+    step_us = number(record, f"{decode[-1]}.total_us.nominal") if decode else None
+    if bound and step_us is not None:
+        rule = "a step with the largest bucket / bound.time_us"
+        yield from _is(record, f"{here}.bound_ratio", rule, step_us / bound)
+
+
+def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem]:
+    """Latency = prefill + steps; throughput = sequence / latency; tokens fill the sequence."""
+    counts = lookup(record, f"{prompt}.decode_steps")
+    made, given = (number(record, f"{prompt}.{side}_tokens") for side in ("output", "input"))
+    if isinstance(counts, dict) and made is not None and given is not None:
+        taken = sum(count for count in counts.values() if is_number(count))
+        if taken != made - 1 or made + given != _SEQUENCE_LENGTH:
+            rule = "prefill gives one token, a step each other one, and they fill the sequence"
+            expected = f"{_SEQUENCE_LENGTH} tokens"
+            found = f"{shown(given)} + {shown(taken)} + 1"
+            yield Problem(f"{prompt}.decode_steps", rule, expected, found)
+    for end in _ENDS:
+        times = [number(record, f"{prompt}.{part}_ms.{end}") for part in ("prefill", "decode")]
+        known = [value for value in times if value is not None]
+        if len(known) == len(times):
+            rule = "prefill_ms + decode_ms"
+            yield from _is(record, f"{prompt}.latency_ms.{end}", rule, sum(known))
+        latency = number(record, f"{prompt}.latency_ms.{end}")
+        if latency:
+            path = f"{prompt}.throughput_tok_s.{_REVERSED[end]}"
+            rule = "sequence length / latency"
+            yield from _is(record, path, rule, 1e3 * _SEQUENCE_LENGTH / latency)
+        if isinstance(counts, dict):
+            parts = [
+                (number(record, f"{steps.get(bucket, '')}.{end}"), count)
+                for bucket, count in counts.items()
+            ]
+            if all(step is not None and is_number(count) for step, count in parts):
+                spent = sum((step or 0.0) * count for step, count in parts) / 1e3
+                rule = "the steps of each bucket times their total_us"
+                yield from _is(record, f"{prompt}.decode_ms.{end}", rule, spent)
+
+
+def _scores(record: Any, prompt: str, platform: str) -> Iterator[Problem]:
+    base = _base(platform, number(record, f"{prompt}.prompt_id"))
+    ratio = number(record, f"{prompt}.nki_flops_ratio")
+    if base is None or ratio is None:
+        return
+    for end in _ENDS:
+        latency = number(record, f"{prompt}.latency_ms.{_REVERSED[end]}")
+        throughput = number(record, f"{prompt}.throughput_tok_s.{end}")
+        path = f"{prompt}.score.{end}"
+        if latency is None or throughput is None:
+            continue
+        try:
+            value = score(Measurement(latency, throughput, 1.0, ratio), base)
+        except ScoringError as error:
+            yield Problem(path, "figures that enter a score", "within their range", str(error))
+            continue
+        yield from _is(record, path, "the challenge's formula, at accuracy 1", value)
+
+
+def _base(platform: str, prompt_id: float | None) -> PromptBaseline | None:
+    try:
+        return load_baselines(_BASELINES_FILE, platform).for_prompt(int(prompt_id or 0))
+    except ScoringError:
+        return None
+
+
+def _bound(record: Any, where: str) -> Iterator[Problem]:
+    moved, rate = (
+        number(record, f"{where}.bound.{n}") for n in ("weight_bytes", "hbm_bytes_per_us")
+    )
+    if moved is not None and rate:
+        rule = "weight_bytes / hbm_bytes_per_us"
+        yield from _is(record, f"{where}.bound.time_us", rule, moved / rate)
+    ours = members(record, f"{where}.prefill")
+    for padded, own in zip(members(record, f"{where}.padded_baseline.buckets"), ours, strict=False):
+        times = [number(record, f"{step}.total_us.nominal") for step in (padded, own)]
+        if times[0] is not None and times[1]:
+            rule = "the padded prompt's time / ours"
+            yield from _is(record, f"{padded}.times_ours", rule, times[0] / times[1])
+
+
+def _is(record: Any, path: str, rule: str, expected: float) -> Iterator[Problem]:
+    found = number(record, path)
+    if found is not None and abs(found - expected) > _RELATIVE_ERROR * max(abs(expected), 1e-9):
+        yield Problem(path, rule, shown(expected), shown(found))
