@@ -1,0 +1,142 @@
+"""What the report's figures share: type, colours, axes, and how points are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isnan
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+COLUMN_IN = 3.3
+"""Width of one text column, in inches."""
+
+LABEL_LENGTH = 27
+DARK, ORANGE, SKY, GREEN, PINK, YELLOW = (
+    "#0b4f7d", "#e69f00", "#7cc4ee", "#009e73", "#cc79a7", "#f0e442",
+)  # fmt: skip
+GREY = "#5b5b5b"
+MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = (DARK, ORANGE, SKY, GREEN, PINK, YELLOW)
+
+STYLE: dict[str, Any] = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.0,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "x",
+    "grid.color": "#d8d8d8",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "hatch.linewidth": 0.5,
+    "lines.markersize": 3.6,
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.02,
+    "figure.constrained_layout.w_pad": 0.02,
+}
+
+
+def without(axes: Axes, reason: str) -> Figure:
+    """Return the figure of `axes`, which says why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes)
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def column_figure(height_in: float) -> Figure:
+    """Return an empty figure as wide as a column."""
+    return Figure(figsize=(COLUMN_IN, height_in))
+
+
+def short(text: str, length: int = LABEL_LENGTH) -> str:
+    """Return `text` cut to `length` characters and free of Matplotlib's mathematics."""
+    cut = text if len(text) <= length else text[: length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return cut.replace("$", r"\$")
+
+
+def flat(series: Iterable[Sequence[float]]) -> list[float]:
+    """Return the values of all series in one list."""
+    return [value for values in series for value in values]
+
+
+def dots(
+    axes: Axes,
+    series: dict[str, list[float]],
+    labels: dict[str, str],
+    floor: float,
+    *,
+    markers: Sequence[str] = MARKERS,
+    colours: Sequence[str] = COLOURS,
+    spread: float = 0.5,
+) -> None:
+    """Draw one row per item and one marker per series, zeros hollow at `floor`.
+
+    Within a row the series are spread over `spread` of its height.
+    """
+    for index, (name, values) in enumerate(series.items()):
+        offset = spread * (index / max(len(series) - 1, 1) - 0.5)
+        colour = colours[index % len(colours)]
+        style: dict[str, Any] = {"marker": markers[index % len(markers)], "color": colour}
+        style |= {"linestyle": "none", "markeredgewidth": 0.8}
+        for row, value in enumerate(values):
+            if isnan(value):
+                continue
+            face = colour if value > 0 else "white"
+            axes.plot([value or floor], [row + offset], markerfacecolor=face, **style)
+        if name in labels:
+            axes.plot([], [], label=labels[name], **style)
+
+
+def floor(values: Sequence[float]) -> float:
+    """Return where a logarithmic axis shows 0: a decade left of the smallest positive value."""
+    positive = [value for value in values if value > 0]
+    return min(positive) / 10 if positive else 1e-9
+
+
+def log_axis(axes: Axes, values: Sequence[float], ticks: int = 5) -> None:
+    """Make the x axis logarithmic around `values`, with at most about `ticks` labels."""
+    positive = [value for value in values if value > 0] or [1e-9]
+    low = floor(values) if 0 in values else min(positive)
+    axes.set_xscale("log")
+    axes.set_xlim(low / 5, max(positive) * 4)
+    axes.xaxis.set_major_locator(LogLocator(numticks=ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def legend(axes: Axes) -> None:
+    """Put the legend above `axes`, ending where it ends: it may reach over the row names."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=6,
+        handlelength=1.1,
+        columnspacing=0.7,
+        handletextpad=0.3,
+        borderpad=0.1,
+    )
+
+
+def name_rows(axes: Axes, names: list[str]) -> None:
+    """Name the rows of `axes`, the first at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
