@@ -26,7 +26,10 @@ _SCORES = (
     *(f"summary.{side}_total_score" for side in SIDES),
     "summary.improvement_percent",
 )
-_RATIOS = ("challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most")
+_RATIOS = (
+    "challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most",
+    "uncounted_calls",
+)  # fmt: skip
 _NO_RELEASE = "the installed packages belong to no release that envs/neuron.yaml states"
 
 
@@ -35,7 +38,10 @@ def add_device_figures(
 ) -> None:
     """Add to a record what its evaluations measured on a device; samples come first, in full."""
     device = by_variant["nki"][0]["device"]
-    record["hardware"] = f"{device['instance_type']}, {device['neuron_devices']} Neuron device(s)"
+    record["hardware"] = (
+        f"{device['instance_type']}, {device['neuron_devices']} Neuron device(s), "
+        f"{device['tp_degree']} rank(s)"
+    )
     if device["sdk_release"] != sdk.UNKNOWN:
         record["neuron_sdk_version"] = device["sdk_release"]
     else:

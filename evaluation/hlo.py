@@ -56,10 +56,13 @@ class HloError(ValueError):
 
 @dataclass(frozen=True)
 class Call:
-    """One NKI kernel in a graph: the name that it states, and its multiply-accumulates."""
+    """One NKI kernel in a graph: the name that it states, and its multiply-accumulates.
+
+    None where it states none, as in the documentation's sample of NKI 0.2.
+    """
 
     kernel: str
-    macs: int
+    macs: int | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,12 @@ class GraphMacs:
     @property
     def nki_macs(self) -> int:
         """Multiply-accumulates that kernels state for themselves."""
-        return sum(call.macs for call in self.calls)
+        return sum(call.macs or 0 for call in self.calls)
+
+    @property
+    def uncounted_calls(self) -> int:
+        """Kernels that state none, which the challenge takes for 0."""
+        return sum(call.macs is None for call in self.calls)
 
     @property
     def total_macs(self) -> int:
@@ -98,9 +106,9 @@ def count(data: bytes) -> GraphMacs:
     """Return the multiply-accumulates of a serialised HLO module.
 
     A dot has batch x M x K x N of them, by the shapes of its operands; an NKI kernel states its own
-    as "mac_count" in its backend configuration (JSON in base64). Every computation of the module is
-    counted once, as the challenge does. HloError for anything malformed, and for a module without
-    instructions.
+    as "mac_count" in its backend configuration (JSON in base64), or is told as one that does not.
+    Every computation of the module is counted once, as the challenge does. HloError for anything
+    malformed, and for a module without instructions.
     """
     module = _parse(data)
     instructions = [i for computation in module.computations for i in computation.instructions]
@@ -179,15 +187,20 @@ def _call(instruction: Any) -> Call:
         raise HloError(
             f"{where}: its backend configuration is not JSON in base64: {error}"
         ) from error
-    macs: Any = config.get("mac_count") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise HloError(f"{where}: its backend configuration is no JSON object")
+    name = config.get("func_name")
+    kernel = name if isinstance(name, str) and name else UNNAMED
+    if "mac_count" not in config:
+        return Call(kernel, None)
+    macs: Any = config["mac_count"]
     # The challenge takes int() of it, which accepts digits in a string and 1e6, too.
     digits = isinstance(macs, str) and macs.strip().isdecimal()
     if digits or (isinstance(macs, float) and macs.is_integer()):
         macs = int(macs)
     if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
         raise HloError(f"{where}: mac_count is {macs!r}; expected a whole number, 0 or more")
-    name = config.get("func_name")
-    return Call(name if isinstance(name, str) and name else UNNAMED, macs)
+    return Call(kernel, macs)
 
 
 @cache

@@ -83,10 +83,13 @@ class Model:
 def challenge_ratio(buckets: Sequence[Bucket]) -> float:
     """Return the challenge's NKI ratio: the shortest bucket of both graphs, each once.
 
-    HloError where a graph is missing, or where nothing is multiplied (the challenge says 0 then).
+    HloError where a graph is missing, or where nothing is multiplied (the challenge says 0 then)
+    although every kernel states its count.
     """
     first = [_shortest(buckets, graph).macs for graph in GRAPHS]
     total = sum(macs.total_macs for macs in first)
+    if total == 0 and any(macs.uncounted_calls for macs in first):
+        return 0.0
     if total == 0:
         raise HloError("neither graph holds a dot or a kernel with multiply-accumulates")
     return sum(macs.nki_macs for macs in first) / total
@@ -124,7 +127,9 @@ def measure(
 
     `useful_ratio_at_least` and `_at_most` bound the share of the demanded multiply-accumulates that
     kernels carry out: no more than they state, no less than what the dots beside them leave over.
-    They differ where the graph pads. What neither accounts for is `uncounted_macs` and no kernel's.
+    They differ where the graph pads. What neither accounts for is `uncounted_macs` and no kernel's,
+    unless kernels of the graph state no count: `uncounted_calls` of the run, which the other ratios
+    take for 0, and of which nothing bounds the share from above.
     """
     by_length = {(bucket.graph, bucket.tokens): bucket for bucket in buckets}
     lengths = {g: [b.tokens for b in buckets if b.graph == g] for g in GRAPHS}
@@ -139,11 +144,12 @@ def measure(
     return {
         "basis": "counted",
         "challenge_ratio": challenge_ratio(buckets),
-        "executed_ratio": in_kernels / executed,
+        "executed_ratio": in_kernels / executed if executed else 0.0,
         "useful_ratio_at_least": _mean(rows, "at_least", demanded),
         "useful_ratio_at_most": _mean(rows, "at_most", demanded),
         "executed_macs": executed,
         "useful_macs": demanded,
+        "uncounted_calls": sum(row["executions"] * row["uncounted_calls"] for row in rows),
         "graphs": rows,
     }
 
@@ -157,8 +163,9 @@ def _row(bucket: Bucket, model: Model, count: int, useful: int) -> dict[str, Any
     new_tokens = bucket.tokens if bucket.graph == PREFILL else 1
     demanded = model.useful_macs(new_tokens, bucket.tokens)
     dots, kernels = bucket.macs.dot_macs, bucket.macs.nki_macs
-    at_most = min(kernels, demanded)
-    at_least = min(at_most, max(0, demanded - dots))
+    uncounted = bucket.macs.uncounted_calls
+    at_most = demanded if uncounted else min(kernels, demanded)
+    at_least = min(kernels, at_most, max(0, demanded - dots))
     return {
         "graph": bucket.graph,
         "bucket_tokens": bucket.tokens,
@@ -166,6 +173,7 @@ def _row(bucket: Bucket, model: Model, count: int, useful: int) -> dict[str, Any
         "dot_macs": dots,
         "nki_macs": kernels,
         "nki_calls": len(bucket.macs.calls),
+        "uncounted_calls": uncounted,
         "loops_counted_once": bucket.macs.loops,
         "demanded_macs": demanded,
         "uncounted_macs": max(0, demanded - dots - kernels),

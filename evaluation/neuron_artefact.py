@@ -219,6 +219,7 @@ def _keep_graphs(folder: Path, buckets: Mapping[str, Sequence[int]]) -> list[dic
                     "dot_macs": macs.dot_macs,
                     "nki_macs": macs.nki_macs,
                     "nki_calls": len(macs.calls),
+                    "uncounted_calls": macs.uncounted_calls,
                 }
             )
     return kept

@@ -42,6 +42,11 @@ def device_notes(
     """Tell the scores and both NKI ratios of a device run, and write the challenge's table."""
     yield f"Times are of {options.timed_runs} runs: {evaluations[0]['host_time']['what']}."
     yield _ratios(evaluations)
+    if uncounted := sum(evaluation["mac_ratio"]["uncounted_calls"] for evaluation in evaluations):
+        yield (
+            f"{uncounted} launches were of kernels that state no mac_count: they count as 0 above, "
+            "as in the challenge's driver, so that the shares are too small"
+        )
     yield from _fallback_notes(evaluations)
     try:
         scored = scores.rows(

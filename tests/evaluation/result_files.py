@@ -230,8 +230,10 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
     evaluation["inputs"] |= variant_sources(variant, "neuron")
     names = ["challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most"]
     evaluation["mac_ratio"] = dict.fromkeys(names, 0.25 if variant == "nki" else 0.0)
+    evaluation["mac_ratio"]["uncounted_calls"] = 0
     evaluation["device"] = {
         "instance_type": "trn2.3xlarge", "neuron_devices": 1, "sdk_release": "2.29",
+        "tp_degree": 4,
     }  # fmt: skip
     if variant == "nki":
         evaluation["launches"] = {"source": "graphs"} | {

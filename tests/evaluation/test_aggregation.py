@@ -233,7 +233,7 @@ def test_a_device_gives_latencies_and_scores(measured: Results) -> None:
     record = measured.record()
     assert validate(record) == []
     assert [entry["key"] for entry in record["absent"]] == ["statistics"], "three runs are too few"
-    assert record["hardware"] == "trn2.3xlarge, 1 Neuron device(s)"
+    assert record["hardware"] == "trn2.3xlarge, 1 Neuron device(s), 4 rank(s)"
     assert record["neuron_sdk_version"] == "2.29"
     side = record["per_prompt_results"][0]["nki"]
     assert side["latency"] == {"basis": "measured", "samples_ms": [1000.0, 1500.0, 1250.0]}
@@ -245,7 +245,7 @@ def test_a_device_gives_latencies_and_scores(measured: Results) -> None:
     assert record["summary"]["nki_flops_ratio"] == 0.25
     assert side["mac_ratio"] == {
         "basis": "counted", "challenge_ratio": 0.25, "executed_ratio": 0.25,
-        "useful_ratio_at_least": 0.25, "useful_ratio_at_most": 0.25,
+        "useful_ratio_at_least": 0.25, "useful_ratio_at_most": 0.25, "uncounted_calls": 0,
     }  # fmt: skip
     assert "model/qwen_with_nki.py" in record["provenance"]["model_code"]
 

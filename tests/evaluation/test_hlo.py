@@ -118,15 +118,15 @@ def stated(config: Any) -> bytes:
     (b"***", "not JSON in base64"),
     (base64.b64encode(b"{"), "not JSON in base64"),
     (base64.b64encode(b"\xff\xfe"), "not JSON in base64"),
-    (stated([1]), "mac_count is None"),
-    (stated({"func_name": "k"}), "mac_count is None"),
+    (stated([1]), "no JSON object"),
+    (stated({"mac_count": None}), "mac_count is None"),
     (stated({"mac_count": "many"}), "mac_count is 'many'"),
     (stated({"mac_count": True}), "mac_count is True"),
     (stated({"mac_count": -1}), "mac_count is -1"),
     (stated({"mac_count": 1.5}), "mac_count is 1.5"),
     (stated({"mac_count": float("nan")}), "mac_count is nan"),
 ])  # fmt: skip
-def test_a_kernel_that_states_no_count_is_an_error(config: bytes, says: str) -> None:
+def test_a_count_that_cannot_be_read_is_an_error(config: bytes, says: str) -> None:
     module = module_of("prefill")
     instructions(module, "custom-call")[0].backend_config = config
     with pytest.raises(HloError, match=says):
@@ -142,6 +142,14 @@ def test_what_the_challenge_counts_is_counted(config: bytes) -> None:
     module = module_of("prefill")
     instructions(module, "custom-call")[0].backend_config = config
     assert hlo.count(module.SerializeToString()).calls[0] == Call(hlo.UNNAMED, 77)
+
+
+def test_a_kernel_without_a_count_is_told() -> None:
+    module = module_of("prefill")
+    instructions(module, "custom-call")[0].backend_config = stated({"func_name": "k"})
+    macs = hlo.count(module.SerializeToString())
+    assert macs.calls[0] == Call("k", None) and macs.uncounted_calls == 1
+    assert macs.nki_macs == sum(call.macs or 0 for call in macs.calls[1:])
 
 
 def test_other_custom_calls_are_no_kernels() -> None:

@@ -169,3 +169,18 @@ def test_what_no_dot_and_no_kernel_accounts_for_is_not_claimed() -> None:
     found = measured(few)
     assert found["useful_ratio_at_least"] == found["useful_ratio_at_most"] < 1e-6
     assert all(row["uncounted_macs"] > 0 for row in found["graphs"])
+
+
+@pytest.mark.parametrize("dots", [1, 0])
+def test_kernels_without_a_count_are_zero_for_the_challenge_and_unbounded_here(dots: int) -> None:
+    """The challenge's figure is kept; nothing says that the kernels did little."""
+    counted = model_with(experts_in_nki=True)
+    silent = [
+        Bucket(b.graph, b.tokens, GraphMacs(dots * b.macs.dot_macs, (Call("k", None),), 0))
+        for b in counted
+    ]
+    found = mac_ratio.measure(silent, RANK, 20, 10)
+    assert found["challenge_ratio"] == 0.0 and found["executed_ratio"] == 0.0
+    assert (found["useful_ratio_at_least"], found["useful_ratio_at_most"]) == (0.0, 1.0)
+    assert found["uncounted_calls"] == 10
+    assert mac_ratio.measure(counted, RANK, 20, 10)["uncounted_calls"] == 0
