@@ -122,12 +122,12 @@ def _kernels(before: Entry, after: Entry) -> Iterator[Change]:
         engines = sorted({*then["cost"]["instructions"], *kernel["cost"]["instructions"]})
         keys = [*_COSTS, *(f"instructions.{engine}" for engine in engines)]
         for key in keys:
-            pair = (lookup(k["cost"], key) or 0 for k in (then, kernel))
-            yield from _exact(f"{name} {key}", *pair)
+            was, now = (lookup(k["cost"], key) or 0 for k in (then, kernel))
+            yield from _exact(f"{name} {key}", was, now)
         paths = [lookup(k, "launches.kernel_path") for k in (then, kernel)]
         for phase in ("prefill", "decode_step") if paths[0] == paths[1] else ():
-            pair = (k["launches"][phase] for k in (then, kernel))
-            yield from _exact(f"{name} launches per {phase}", *pair)
+            was, now = (k["launches"][phase] for k in (then, kernel))
+            yield from _exact(f"{name} launches per {phase}", was, now)
 
 
 def _exact(
@@ -160,5 +160,6 @@ def _latencies(before: Entry, after: Entry) -> Iterator[Change]:
         if not low <= 1.0 <= high:
             noise = f"interval of the ratio {low:.4f} to {high:.4f}"
             figure = f"prompt {prompt['prompt_id']} mean latency in ms"
-            pair = (summarise_ms(samples).mean_ms for samples in (then, now))
-            yield Change(WORSE if low > 1.0 else BETTER, figure, *pair, noise)
+            verdict = WORSE if low > 1.0 else BETTER
+            was_ms, now_ms = (summarise_ms(samples).mean_ms for samples in (then, now))
+            yield Change(verdict, figure, was_ms, now_ms, noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from evaluation.history import WORSE, Change, Entry, changes, predecessors
@@ -104,7 +104,7 @@ def _changes(earlier: Entry | None, entry: Entry) -> list[Change]:
     return [] if earlier is None else changes(earlier, entry)
 
 
-def _row(cells: Sequence[str]) -> str:
+def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -78,7 +78,7 @@ def _line(axes: Axes, records: Sequence[Record], name: str, setting: str, colour
     for place, record in points:
         value, ends = record["figures"][name], record["score_interval"]
         if name == "nki_total_score" and ends:
-            axes.vlines(place, *ends, colors=colour)
+            axes.plot([place, place], ends, color=colour)
         worse = [c["figure"] for c in record["changes"] if c["verdict"] == "worse"]
         if any(_CHANGES_OF[name] in figure for figure in worse):
             axes.plot([place], [value], marker="v", markersize=7, color=_WORSE, zorder=3)
