@@ -17,6 +17,7 @@ include: "workflow/rules/results.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/archive.smk"
 include: "workflow/rules/latency.smk"
+include: "workflow/rules/documents.smk"
 
 
 # Only runs that have work to do come here, before their first job.

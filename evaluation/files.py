@@ -11,14 +11,25 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+_CONSTANTS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""Numbers that are none in JSON, as files spell them."""
 
 
 class FileError(RuntimeError):
-    """A file cannot be read, or an object cannot be written as strict JSON."""
+    """A file cannot be read, or an object cannot be written as strict JSON.
+
+    `where` is the path to the value at fault, as in summary.accuracy, where there is one.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        self.where = where
+        super().__init__(message)
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
@@ -65,8 +76,8 @@ def write_json(path: Path | str, obj: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Return the content of a JSON file; raises FileError naming the file and the problem.
 
-    Refused beside malformed JSON: NaN and infinity (which Python's parser would accept), and a key
-    given twice.
+    Refused beside malformed JSON: NaN and infinity (which Python's parser would accept, and make of
+    1e999), and a key given twice; the error names the path to them.
     """
     path = Path(path)
     try:
@@ -76,7 +87,7 @@ def read_json(path: Path | str) -> Any:
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: not UTF-8 text (byte {error.start})") from error
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        content = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FileError(
@@ -86,6 +97,9 @@ def read_json(path: Path | str) -> Any:
         raise FileError(f"{path}: not usable JSON: nested too deeply") from error
     except ValueError as error:
         raise FileError(f"{path}: not usable JSON: {error}") from error
+    for where, fault in _faults(content):
+        raise FileError(f"{path}: not usable JSON: {where or 'the value'}: {fault}", where)
+    return content
 
 
 def sha256_file(path: Path | str) -> str:
@@ -134,14 +148,29 @@ def _require_strict(obj: Any, where: str) -> None:
         raise FileError(f"{where}: {type(obj).__name__} is not a JSON type; convert it first")
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+@dataclass(frozen=True)
+class _Twice:
+    """Stands for a value whose key is given twice, until its path is known."""
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {key!r} is given twice")
-        result[key] = value
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        result |= {key: _Twice() for key in result if keys.count(key) > 1}
     return result
+
+
+def _faults(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield path and reason of everything that Python's parser takes and strict JSON does not."""
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{key}" if path else key, v) for key, v in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+        elif isinstance(value, _Twice):
+            yield path, "the key is given twice"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield path, f"{_CONSTANTS[str(value)]} is no JSON number"

@@ -79,7 +79,8 @@ def read_record(path: Path | str) -> tuple[Any, list[Problem], list[str]]:
     try:
         content = read_json(path)
     except FileError as error:
-        problem = Problem("", "the file is readable JSON", "a JSON object", str(error))
+        expected = "a strict JSON value" if error.where else "a JSON object"
+        problem = Problem(error.where, "the file is readable JSON", expected, str(error))
         return None, [problem], []
     if is_deeper_than(content, _DEEPEST):
         return content, validate(content), []

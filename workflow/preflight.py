@@ -7,11 +7,14 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.sdk import REQUIRED
 from report.build import INSTALL_TEX
+from report.fields import wrap
+from report.tex import UntypesettableText, escape
 
 TEX_FILES = (
     "siunitx.sty",
@@ -58,6 +61,26 @@ def require_tex() -> None:
             f"  {INSTALL_TEX}\n"
             "Everything but the PDF can be built without: ask for results/benchmark_results.json."
         )
+
+
+def require_printable(team: dict[str, Any]) -> None:
+    """Raise PreflightError, naming the field and the character, unless the report can print it."""
+    try:
+        for text in _texts(wrap(team, "team")):
+            escape(text)
+    except UntypesettableText as error:
+        raise PreflightError(
+            f"the report cannot be typeset: {error}.\n"
+            "Everything else can be built as it is: ask for results/benchmark_results.json."
+        ) from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def require_sdk(backend: str, python: str) -> None:

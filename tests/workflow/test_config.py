@@ -64,6 +64,15 @@ REFUSED = {
     "evaluation: {prompts: config/none.txt}": "evaluation.prompts: there is no file config/none",
     "evaluation: {prompts: config}": "evaluation.prompts: there is no file config",
     "evaluation: {prompts: 'a{b}'}": "evaluation.prompts: expected a path without braces",
+    "evaluation: {prompts: --help}": "evaluation.prompts: expected a path without braces",
+    'evaluation: {prompts: "a\\0b"}': "evaluation.prompts: expected a path without braces",
+    'evaluation: {prompts: "a\\nb"}': "evaluation.prompts: expected a path without braces",
+    "evaluation: {prompts: ../..}": "evaluation.prompts: there is no file ../..",
+    "evaluation: {prompts: /dev/null/x}": "evaluation.prompts: there is no file /dev/null/x",
+    "model: {path: ../../etc}": "model.path: expected results/model or",
+    'model: {path: "results/model\\n/x"}': "model.path: expected results/model or",
+    'model: {path: "results/models/a\\0"}': "model.path: expected results/model or",
+    'neuron: {python: "/bin/sh\\0"}': "neuron.python: expected text on one line",
     "evaluation: {max_new_tokens: 640}": "evaluation.max_new_tokens: 640 leave no room",
     "neuron: {python: /nowhere/python}": "neuron.python: there is no interpreter",
 }
@@ -166,6 +175,24 @@ def test_no_name_is_taken_for_a_command(fresh: Checkout, tmp_path: Path) -> None
     words = json.loads((fresh.path / "logs/aggregate_results.log").read_text())
     received = json.loads(words[words.index("--config") + 1])["team"]
     assert (received["name"], received["members"]) == (HOSTILE, team["members"])
+
+
+@pytest.mark.parametrize(
+    ("team", "message"),
+    [
+        ({"name": "队"}, "team.name holds '队' (U+961F, CJK UNIFIED IDEOGRAPH-961F)"),
+        ({"members": ["Ada", "Жук"]}, "team.members[1] holds 'Ж' (U+0416"),
+    ],
+)
+def test_a_name_that_cannot_be_typeset_stops_before_any_work(
+    fresh: Checkout, tmp_path: Path, team: dict[str, object], message: str
+) -> None:
+    other = tmp_path / "team.yaml"
+    other.write_text(yaml.safe_dump({"team": team}, allow_unicode=True))
+    output = fresh.run("report/technical_report.pdf", "--configfile", str(other), fails=True)
+    assert f"the report cannot be typeset: {message}" in output and "Traceback" not in output
+    assert "ask for results/benchmark_results.json" in output
+    assert not (fresh.path / "results").exists()
 
 
 def test_another_model_takes_the_other_rule(finished: Checkout, tmp_path: Path) -> None:

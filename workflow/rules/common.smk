@@ -16,7 +16,12 @@ from evaluation.modelled import PLATFORMS
 from evaluation.provenance import prediction_files, validation_files
 from workflow.config import complete, record_of
 from workflow.interpreter import model_python, sdk_versions
-from workflow.preflight import PreflightError, require, require_health
+from workflow.preflight import (
+    PreflightError,
+    require,
+    require_health,
+    require_printable,
+)
 from workflow.project import (
     check_files,
     content_sha256,
@@ -158,6 +163,8 @@ def preflight(dag):
         if not rules:
             return
         require(rules, BACKEND, MODEL_PYTHON, Path(JOBS_LOCK))
+        if "render_report" in rules:
+            require_printable(config["team"])
         if ON_DEVICE and rules & {"compile_baseline", "compile_nki", *EVALUATIONS}:
             require_health(MODEL_PYTHON, shlex.split(DOCTOR_FLAGS), ROOT)
     except PreflightError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from evaluation.aggregation import aggregate
 from evaluation.files import write_json
 from evaluation.freshness import StaleInput
+from evaluation.history import file_record
 from evaluation.records import RecordError
 
 
@@ -26,10 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, required=True, help="of the latency model")
     parser.add_argument("--model-manifest", type=Path, required=True, help="the checkpoint's")
     parser.add_argument("--output", type=Path, required=True, help="record to write")
+    parser.add_argument("--history", type=Path, required=True, help="folder that keeps a copy")
     given = vars(parser.parse_args(arguments))
-    output = given.pop("output")
+    output, folder = given.pop("output"), given.pop("history")
     try:
         write_json(output, aggregate(**given))
+        file_record(output, folder)
     except (StaleInput, RecordError) as error:
         sys.exit(f"aggregate_results: {error}")
 
