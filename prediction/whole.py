@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.provenance import REPOSITORY, modelled_inputs, prediction_files
 from evaluation.scoring import Baselines, load_baselines
+from evaluation.shapes import QWEN3_30B_A3B, Architecture
 from model.plan import BUCKETS, bucket_of
 from nki_sim.latency import Constant, Range
 from prediction.baseline import padded_experts, padded_prefill
@@ -26,9 +27,9 @@ SCHEMA_VERSION = 1
 Json = dict[str, Any]
 
 
-def predict_model(platform: str) -> Json:
+def predict_model(platform: str, model: Architecture = QWEN3_30B_A3B) -> Json:
     """Everything that is predicted for ``trn2`` or ``trn3``, for JSON."""
-    rank = Rank(platform)
+    rank = Rank(platform, model)
     baselines = load_baselines(REPOSITORY / "config" / "baselines.yaml", platform)
     encodings = [prefill(rank, bucket_of(tokens), tokens) for tokens in PROMPT_TOKENS]
     full = [prefill(rank, bucket, bucket) for bucket in BUCKETS]

@@ -9,9 +9,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 import nki_sim
+from evaluation.modelled_checks import modelled_figures
 from evaluation.provenance import REPOSITORY
+from evaluation.records import schema
 from evaluation.scoring import load_baselines
 from evaluation.shapes import QWEN3_30B_A3B
 from kernels.specs import SPECS
@@ -23,7 +26,7 @@ from prediction.costs import Cost, Term, extrapolated, total
 from prediction.launches import Rank, blocks, cost, rounds
 from prediction.steps import Step, collective_ns, decode_steps, prefill
 from prediction.timeline import merged
-from prediction.whole import bound
+from prediction.whole import bound, predict_model
 
 SMALL = replace(
     QWEN3_30B_A3B, hidden=256, heads=16, head_dim=32, expert_hidden=128, layers=10, vocabulary=4096
@@ -216,6 +219,23 @@ def test_the_bound_of_a_step(platform: str, milliseconds: float) -> None:
     found = bound(Rank(platform))
     assert found["weight_bytes"] == 6_083_313_664
     assert found["time_us"] / 1e3 == pytest.approx(milliseconds, abs=0.01)
+
+
+def test_the_whole_prediction_passes_the_records_checks() -> None:
+    """With a small model, but for the roofline, whose shapes are the kernels' own."""
+    content = predict_model("trn2", SMALL)
+    del content["schema_version"], content["inputs"]
+    part = {"$ref": "#/$defs/modelled_prediction", "$defs": schema()["$defs"]}
+    assert list(Draft202012Validator(part).iter_errors(content)) == []
+    assert list(modelled_figures({"modelled": {"predictions": {"trn2": content}}})) == []
+    assert {point["kernel"] for point in content["roofline"]["points"]} == set(SPECS)
+    timeline = content["layer_timeline"]
+    for row in timeline["rows"]:
+        assert 0 < row["busy_us"] <= timeline["time_us"] + 1e-9
+        flat = [time for interval in row["intervals_us"] for time in interval]
+        assert flat == sorted(flat) and flat[-1] <= timeline["time_us"] + 1e-3
+    halves = [half["end_us"] for half in timeline["halves"]]
+    assert 0 < halves[0] < halves[1] == timeline["time_us"]
 
 
 def test_intervals_that_touch_or_nearly_touch_are_one() -> None:

@@ -77,7 +77,7 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "an assumption about the host": ("prediction/assumptions.yaml", COMMENT, PREDICTED | RECORD),
     "a published measurement": (
         "validation/points.yaml", COMMENT, {"validate_latency"} | RECORD),
-    "the simulator's manual": ("nki_sim/README.md", line("x"), set()),
+    "the simulator's manual": ("nki_sim/README.md", line("x"), ARCHIVE),
     "the score": ("evaluation/scoring.py", CODE, PREDICTED | RECORD),
     "the rule of accuracy": ("evaluation/accuracy.py", CODE, BASELINES | NKI | CHECKS | RECORD),
     "the validator of records": ("evaluation/records.py", CODE, RECORD),
