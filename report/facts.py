@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from report.fields import Fields
+from report.modelled import modelled_facts
 
 BACKENDS = {
     "simulator": "this project's instruction-level simulator",
@@ -231,7 +232,12 @@ def facts(record: Fields) -> dict[str, Any]:
         "smallest_gap": min(accuracy_of(p)["smallest_baseline_gap"] for p in prompts),
         "families": families(kernels),
         **_work_facts(kernels),
+        "host_s": {
+            side: sorted(prompt[side]["host_time"]["mean_ms"] / 1000 for prompt in prompts)
+            for side in ("baseline", "nki")
+        },
         **_run_facts(record),
+        **modelled_facts(record),
         **(_device_facts(prompts) if record["backend"] == "neuron" else {}),
     }
 
@@ -318,7 +324,7 @@ def _run_facts(record: Fields) -> dict[str, Any]:
 
 def _device_facts(prompts: list[Fields]) -> dict[str, Any]:
     """Return what only a run on a device can tell: which prompts gained and which lost."""
-    changes = [(prompt["improvement_percent"], prompt) for prompt in prompts]
+    changes = [(p["improvement_percent"], p) for p in prompts if "improvement_percent" in p]
     return {
         "gains": [prompt for change, prompt in changes if change > 0],
         "losses": [prompt for change, prompt in changes if change < 0],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -76,15 +75,15 @@ def _draw_gaps(axes: Axes, prompts: list[Fields]) -> None:
     """Join each prompt's largest logit error to the smallest lead of the baseline's choice."""
     errors = [accuracy_of(prompt)["max_abs_logit_error"] for prompt in prompts]
     gaps = [accuracy_of(prompt)["smallest_baseline_gap"] for prompt in prompts]
-    floor = floor([*errors, *gaps])
+    lowest = floor([*errors, *gaps])
     for row, (error, gap) in enumerate(zip(errors, gaps, strict=True)):
         axes.plot(
-            [error or floor, gap or floor], [row, row], color="#b0b0b0", linewidth=1.2, zorder=1
+            [error or lowest, gap or lowest], [row, row], color="#b0b0b0", linewidth=1.2, zorder=1
         )
     series = {"largest error": errors, "smallest gap": gaps}
-    dots(axes, series, {}, floor, markers=("o", "d"), colours=(DARK, "black"), spread=0.0)
+    dots(axes, series, {}, lowest, markers=("o", "d"), colours=(DARK, "black"), spread=0.0)
     log_axis(axes, flat(series.values()), ticks=4)
-    for name, value in (("error", errors[0] or floor), ("gap", gaps[0] or floor)):
+    for name, value in (("error", errors[0] or lowest), ("gap", gaps[0] or lowest)):
         axes.annotate(name, (value, 0), (0, 4), textcoords="offset points", ha="center", fontsize=7)
 
 

@@ -29,7 +29,8 @@ def token_parts(step: Fields) -> dict[str, float]:
 
     Kernels' time is parted into what their bytes take at HBM's full rate, and the rest.
     """
-    parts = {"HBM": 0.0, "kernels beyond HBM": 0.0, "sums over ranks": 0.0, "other": 0.0, "host": 0.0}
+    names = "HBM", "kernels beyond HBM", "sums over ranks", "other", "host"
+    parts = dict.fromkeys(names, 0.0)
     for term in step["terms"]:
         time_us = term["time_us"]["nominal"]
         if "hbm_us" in term:
@@ -52,8 +53,9 @@ def device_us(step: Fields) -> float:
 
 def prompt_label(record: Fields, prompt: Fields) -> str:
     """Return the name of a prompt that was evaluated here, else its number."""
-    names = [p["name"] for p in record["per_prompt_results"] if p["prompt_id"] == prompt["prompt_id"]]
-    return names[0] if names else f"prompt {prompt['prompt_id']}"
+    number = prompt["prompt_id"]
+    names = [p["name"] for p in record["per_prompt_results"] if p["prompt_id"] == number]
+    return names[0] if names else f"prompt {number}"
 
 
 def modelled_facts(record: Fields) -> dict[str, Any]:
@@ -69,11 +71,11 @@ def modelled_facts(record: Fields) -> dict[str, Any]:
             "ranks": predictions["trn2"]["ranks"],
             "cores": predictions["trn2"]["cores_per_rank"],
             "prompts": [
-                (prompt_label(record, prompt), prompt, *_on_both(predictions, index))
+                (prompt_label(record, prompt), prompt, _on_both(predictions, index))
                 for index, prompt in enumerate(predictions["trn2"]["paths"]["fused"]["prompts"])
             ],
             "buckets": [step["bucket"] for step in predictions["trn2"]["prefill"]],
-            "groups": {name: group for name, group in groups.items() if group["held_out"]["points"]},
+            "groups": {name: one for name, one in groups.items() if one["held_out"]["points"]},
             "points": len(validation["points"]),
             "held_out": sum(not point["used"] for point in validation["points"]),
             "missed": [name for name, group in groups.items() if group["met"] is False],
@@ -105,7 +107,9 @@ def _platform(record: Fields, platform: str) -> dict[str, Any]:
         "published_times": 1e3 * prediction["padded_baseline"]["published_intercept_ms"]
         / prefill["total_us"]["nominal"],
         "total_score": prediction["paths"]["fused"]["total_score"],
-        "bound_by": sorted({point["kind"] for point in prediction["roofline"]["points"]}),
+        "hbm_limited": [
+            point["kernel"] for point in prediction["roofline"]["points"] if point["kind"] == "HBM"
+        ],
     }  # fmt: skip
 
 

@@ -1,13 +1,14 @@
-"""Figures of what the latency model says: of the whole model, of a layer, of each kernel, and of itself."""
+"""Figures of modelled times: of the whole model, of a layer, of each kernel, and how far off."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from report.drawing import (
     COLOURS,
@@ -67,6 +68,8 @@ def scores(record: Fields) -> Figure:
     left.plot([], [], "|", color=GREY, label=f"base, {record['score_baselines']['platform']}")
     for axes, label in ((left, "latency (s)"), (right, "score")):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(label)
     name_rows(left, [short(prompt_label(record, prompt), 22) for prompt in prompts])
@@ -85,7 +88,8 @@ def _ranges(
         [scale * (one["high"] - one["nominal"]) for one in ranges],
     ]
     axes.errorbar(
-        middle, rows, xerr=ends, fmt=marker, color=colour, markersize=3.4, elinewidth=0.9, label=label
+        middle, rows, xerr=ends, fmt=marker, color=colour, markersize=3.4, elinewidth=0.9,
+        label=label,
     )  # fmt: skip
 
 
@@ -110,8 +114,9 @@ def token_time(record: Fields) -> Figure:
         lefts = [left + value for left, value in zip(lefts, values, strict=True)]
     for row, (step, (platform, _path)) in enumerate(zip(steps, rows, strict=True)):
         total, bound = step["total_us"], record["modelled"]["predictions"][platform]["bound"]
-        axes.plot([total["low"] / 1e3, total["high"] / 1e3], [row + 0.4] * 2, color=GREY, linewidth=0.9)
-        axes.plot([bound["time_us"] / 1e3] * 2, [row - 0.42, row + 0.42], color="black", linestyle="--", linewidth=1.0)  # fmt: skip
+        axes.hlines(row + 0.42, total["low"] / 1e3, total["high"] / 1e3, color=GREY, linewidth=0.9)
+        least_ms = bound["time_us"] / 1e3
+        axes.vlines(least_ms, row - 0.42, row + 0.42, color="black", linestyle="--", linewidth=1.0)
     axes.set_xlim(0, None)
     axes.set_xlabel("decode step (ms); dashed: HBM bound; line: range")
     name_rows(axes, [f"{platform}, {path}" for platform, path in rows])
@@ -126,7 +131,8 @@ def layer_timeline(record: Fields) -> Figure:
     lines = {p: record["modelled"]["predictions"][p]["layer_timeline"] for p in PLATFORMS}
     figure = column_figure(2.9)
     longest = max(line["time_us"] for line in lines.values())
-    for axes, (platform, line) in zip(figure.subplots(2, 1, sharex=True), lines.items(), strict=True):
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, (platform, line) in zip(panels, lines.items(), strict=True):
         for place, row in enumerate(line["rows"]):
             spans = [(begin, end - begin) for begin, end in row["intervals_us"]]
             colour = _TRACK_COLOURS.get(row["engine"], GREY)
@@ -140,7 +146,7 @@ def layer_timeline(record: Fields) -> Figure:
         axes.set_xlim(0, 1.01 * longest)
         axes.set_title(platform, loc="left", fontsize=8)
         name_rows(axes, [TRACKS.get(row["engine"], row["engine"]) for row in line["rows"]])
-    axes.set_xlabel("us from the end of the layer before")
+    axes.set_xlabel("µs from the end of the layer before")
     return figure
 
 
@@ -155,27 +161,46 @@ def roofline(record: Fields) -> Figure:
     platform = record["platform_target"]
     found = record["modelled"]["predictions"][platform if platform in PLATFORMS else "trn2"]
     points = sorted(found["roofline"]["points"], key=lambda point: point["kernel"])
-    figure = column_figure(3.35)
+    figure = column_figure(2.95)
     axes = figure.subplots()
     intensities = [_operations(point) / point["hbm_bytes"] for point in points]
     _draw_roofs(axes, found["roofline"]["roofs"], min(intensities) / 2, max(intensities) * 2)
-    for number, (point, x) in enumerate(zip(points, intensities, strict=True), 1):
-        y = _operations(point) / point["time_us"]["nominal"]
+    places = [
+        (x, _operations(point) / point["time_us"]["nominal"])
+        for point, x in zip(points, intensities, strict=True)
+    ]
+    sides = _label_sides(places)
+    for number, (point, (x, y), side) in enumerate(zip(points, places, sides, strict=True), 1):
         family = "prefill" if "prefill" in point["kernel"] else "decode"
         colour = ORANGE if family == "prefill" else DARK
         face = colour if point["macs"] else "white"
         axes.plot([x], [y], marker="o", color=colour, markerfacecolor=face, linestyle="none")
-        axes.annotate(str(number), (x, y), (3, 1), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            str(number), (x, y), (4 * side, 0), textcoords="offset points", fontsize=7,
+            ha="left" if side > 0 else "right", va="center",
+        )  # fmt: skip
         axes.plot([], [], " ", label=f"{number} {short(point['kernel'], 26)}")
-    axes.set(xscale="log", yscale="log", xlabel="operations per byte of HBM", ylabel="operations per us")
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="operations per byte of HBM", ylabel="operations per µs")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(True, axis="y")
     figure.legend(
         loc="outside lower center", ncols=2, handlelength=0, handletextpad=0, columnspacing=1.0,
-        labelspacing=0.15, borderpad=0.0,
+        labelspacing=0.1, borderpad=0.0,
     )  # fmt: skip
     return figure
+
+
+def _label_sides(places: Sequence[tuple[float, float]]) -> list[int]:
+    """Return 1 (right) or -1 (left) for each point's label: close neighbours take turns."""
+    sides = [1] * len(places)
+    order = sorted(range(len(places)), key=lambda index: places[index][1])
+    for before, index in pairwise(order):
+        (x, y), (x_before, y_before) = places[index], places[before]
+        if y < 2 * y_before and 1 / 3 < x / x_before < 3:
+            sides[index] = -sides[before]
+    return sides
 
 
 def _operations(point: Fields) -> float:
@@ -203,22 +228,28 @@ def predicted_against_published(record: Fields) -> Figure:
         style: dict[str, Any] = {"color": COLOURS[index % 6], "marker": MARKERS[index % 6]}
         for point in (point for point in points if point["group"] == group):
             x = point["published"] * _UNIT_US[point["unit"]]
-            ends = [point["modelled"][end] / point["published"] for end in ("low", "nominal", "high")]
-            axes.plot([x, x], [ends[0], ends[2]], color=style["color"], linewidth=0.5)
+            low, middle, high = _ratios(point)
+            axes.vlines(x, low, high, color=style["color"], linewidth=0.5)
             face = "white" if point["used"] else style["color"]
-            axes.plot([x], [ends[1]], markerfacecolor=face, markersize=3, linestyle="none", **style)
+            axes.plot([x], [middle], markerfacecolor=face, markersize=3, linestyle="none", **style)
         axes.plot([], [], linestyle="none", markersize=3, label=group, **style)
     axes.axhline(1, color=GREY, linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="published (us)", ylabel="modelled over published")
+    axes.set(xscale="log", yscale="log", xlabel="published (µs)", ylabel="modelled over published")
     _ratio_ticks(axes, points)
     axes.grid(True, axis="y")
     legend(axes)
     return figure
 
 
+def _ratios(point: Fields) -> list[float]:
+    """Return low, nominal and high over the published value."""
+    return [point["modelled"][end] / point["published"] for end in ("low", "nominal", "high")]
+
+
 def _ratio_ticks(axes: Axes, points: list[Fields]) -> None:
-    ratios = flat([[p["modelled"][end] / p["published"] for end in ("low", "high")] for p in points])
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if min(ratios) / 2 < tick < 2 * max(ratios)]
+    ratios = flat(_ratios(point) for point in points)
+    low, high = min(ratios) / 2, 2 * max(ratios)
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if low < tick < high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_locator(NullLocator())

@@ -99,6 +99,9 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "top_k": _top_k,
         "short_dtype": lambda dtype: {"float32": "FP32", "bfloat16": "BF16"}.get(dtype, dtype),
         "range": _range,
+        "interval": _interval,
+        "ms_range": _ms_range,
+        "cap": lambda text: text[:1].upper() + text[1:],
         "path": tex.Tex,
         "plain": lambda value, digits=3: tex.Tex(tex.rounded(value, digits)),
         "plain_int": lambda value: tex.Tex(int(value)),
@@ -137,6 +140,16 @@ def _range(values: list[float]) -> tex.Tex:
     """Return "1.2 to 8.5" of sorted values, one number where both ends print alike."""
     low, high = tex.num(values[0]), tex.num(values[-1])
     return low if low == high else tex.Tex(f"{low} to {high}")
+
+
+def _interval(ends: list[float], digits: int = 2) -> tex.Tex:
+    """Return "1.20--8.53" of the two ends of an interval."""
+    return tex.Tex("--".join(tex.fixed(end, digits) for end in ends))
+
+
+def _ms_range(range_us: Fields, digits: int = 1) -> tex.Tex:
+    """Return low and high of a modelled range in us, or of one in ms in seconds, as "3.8--10.1"."""
+    return _interval([range_us["low"] / 1000, range_us["high"] / 1000], digits)
 
 
 def _count(number: int, noun: str) -> tex.Tex:
