@@ -20,6 +20,7 @@ from kernels.nki_common import (
 )
 from kernels.nki_decode_common import (
     BANK,
+    bring_in,
     check_tokens,
     column_partitions,
     evacuate,
@@ -94,10 +95,11 @@ def attention_constants(position_tile, blocks, tokens, group, dtype, inner):
 # One group of query heads over its key head.
 
 
-def load_cache(k_cache, v_cache, head):
+def load_cache(k_cache, v_cache, head, paced=False):
     """(keys [D, C], values [P, J, D]) tiles of one head of [.., D, C] and [.., C, D] caches.
 
-    `head` counts over all leading dimensions. Both come in by one run per partition.
+    `head` counts over all leading dimensions. Both come in by one run per partition; see
+    `bring_in`.
     """
     rank = len(k_cache.shape)
     width, capacity = k_cache.shape[rank - 2], k_cache.shape[rank - 1]
@@ -105,16 +107,10 @@ def load_cache(k_cache, v_cache, head):
     blocks = capacity // lines
     first = head * width * capacity
     keys = nl.ndarray((width, capacity), dtype=k_cache.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(
-        dst=keys, src=k_cache.ap(pattern=[[capacity, width], [1, capacity]], offset=first)
-    )
+    bring_in(keys, k_cache.ap(pattern=[[capacity, width], [1, capacity]], offset=first), paced)
     values = nl.ndarray((lines, blocks, width), dtype=v_cache.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(
-        dst=values,
-        src=v_cache.ap(
-            pattern=[[blocks * width, lines], [width, blocks], [1, width]], offset=first
-        ),
-    )
+    pattern = [[blocks * width, lines], [width, blocks], [1, width]]
+    bring_in(values, v_cache.ap(pattern=pattern, offset=first), paced)
     return keys, values
 
 
@@ -156,7 +152,7 @@ def masked_scores(queries, keys, new_keys, constants, inner):
     new = nl.ndarray((tokens, 1, count), dtype=nl.float32, buffer=nl.psum)
     nisa.nc_matmul(dst=new, stationary=new_keys, moving=queries)
     scores = nl.ndarray((lines, blocks + 1, count), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.memset(dst=scores[:, blocks : blocks + 1, :], value=MASKED)
+    nisa.memset(dst=scores[:, blocks : blocks + 1, :], value=MASKED, engine=nisa.engine.gpsimd)
     scale_and_mask(
         scores[:, 0:blocks, :],
         cached,

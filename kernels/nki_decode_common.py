@@ -209,27 +209,38 @@ def scale_columns(columns, rstd, weight_tile, inner, dtype):
     return normed
 
 
-def load_whole(tensor):
-    """A tile with all of a tensor in HBM of at most 128 rows."""
+def bring_in(tile, source, paced):
+    """Load a tile from HBM: as soon as there is room for it or, if `paced`, in GpSimd's turn.
+
+    GpSimd triggers its DMAs in program order, behind the barrier of the cores that comes before
+    them: so a load for later does not get in the way of the small ones that are waited for.
+    """
+    nisa.dma_copy(
+        dst=tile,
+        src=source,
+        dge_mode=nisa.dge_mode.swdge if paced else nisa.dge_mode.unknown,
+    )
+
+
+def load_whole(tensor, paced=False):
+    """A tile with all of a tensor in HBM of at most 128 rows; see `bring_in`."""
     tile = nl.ndarray(tuple(tensor.shape), dtype=tensor.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(dst=tile, src=tensor)
+    bring_in(tile, tensor, paced)
     return tile
 
 
-def load_linear(weight, first_column, columns, first_output, outputs):
-    """[P, columns, outputs] tile: a part of weight [P, J, N] in HBM, by one DMA.
+def load_linear(weight, first_column, columns, first_output, outputs, paced=False):
+    """[P, columns, outputs] tile: a part of weight [P, J, N] in HBM, by one DMA; see `bring_in`.
 
     All outputs of all columns are one contiguous run per partition; so are those of some columns.
     """
     tile = nl.ndarray((weight.shape[0], columns, outputs), dtype=weight.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(
-        dst=tile,
-        src=weight[
-            :,
-            first_column : first_column + columns,
-            first_output : first_output + outputs,
-        ],
-    )
+    part = weight[
+        :,
+        first_column : first_column + columns,
+        first_output : first_output + outputs,
+    ]
+    bring_in(tile, part, paced)
     return tile
 
 
@@ -266,8 +277,8 @@ def blocks_at_once(weight, part, width):
     return max(1, min(outputs // width, LOAD_BYTES // (steps * width * itemsize)))
 
 
-def prefetch_linear(weight, part, width):
-    """The tiles of a part of a linear weight, on their way before they are needed; see `part`.
+def prefetch_linear(weight, part, width, paced=False):
+    """The tiles of a part of a linear weight, on their way before they are needed; see `bring_in`.
 
     `part` is (first column, columns, first output, outputs). None if they are more than should lie
     on chip at once: `project_linear` then loads each in its turn.
@@ -281,7 +292,7 @@ def prefetch_linear(weight, part, width):
     for first in range(0, blocks, at_once):
         count = min(at_once, blocks - first)
         tiles.append(
-            load_linear(weight, part[0], steps, first_output + first * width, count * width)
+            load_linear(weight, part[0], steps, first_output + first * width, count * width, paced)
         )
     return tiles
 

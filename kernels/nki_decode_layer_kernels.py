@@ -88,156 +88,173 @@ def attention_bytes(w_qkv, w_o, w_router, k_cache, heads):
 
 
 def plan_loads(layer_bytes, expert_bytes):
-    """(layers whose weights are on chip at once, bytes per partition left for experts).
+    """(whether weights come in before their turn, bytes per partition left for experts).
 
-    2: the next layer's weights come in while a layer attends; 1: while it routes, in the place of
-    its own; both with two experts besides, one computed, one on its way. 0: each load in its
-    turn, and besides the experts two of them and the weights of keys and values at once.
+    If so, the next layer's take the place of this one's as soon as that is free, with two experts
+    besides, one computed, one on its way. Otherwise each load waits for its turn, and besides the
+    experts there are two of them and the weights of keys and values at once.
     """
-    if 2 * layer_bytes + 2 * expert_bytes <= WEIGHT_ROOM:
-        return 2, WEIGHT_ROOM - 2 * layer_bytes
     if layer_bytes + 2 * expert_bytes <= WEIGHT_ROOM:
-        return 1, WEIGHT_ROOM - layer_bytes
+        return True, WEIGHT_ROOM - layer_bytes
     room = WEIGHT_ROOM - 3 * LOAD_BYTES
     assert expert_bytes <= room, (
         f"an expert's weights must take at most {room} bytes per partition, received "
         f"{expert_bytes}; share the experts' width among more ranks"
     )
-    return 0, room
+    return False, room
 
 
-def load_layer(weights, caches, layer, heads, ahead):
-    """What one layer needs before its experts: tiles, on their way before their turn if `ahead`.
+def load_projection(weights, layer, heads, kv_heads, head_dim, ahead, paced):
+    """What a layer begins with: (input norm, (query tiles, key and value tile)).
 
-    (input norm, (query tiles, key and value tile), cache tiles, output tiles, post norm, router).
+    On their way before their turn if `ahead`; see `bring_in` for `paced`.
     """
-    input_norm, w_qkv, w_o, post_norm, w_router = weights
-    k_cache, v_cache = caches
-    kv_heads, head_dim = k_cache.shape[1], k_cache.shape[2]
-    first, count = share_kv(kv_heads)
-    norm_tile = load_whole(input_norm[layer])
+    input_norm, w_qkv = weights[0], weights[1]
+    norm_tile = load_whole(input_norm[layer], paced)
     if ahead:
-        qkv_tiles = load_qkv(w_qkv[layer], heads, kv_heads, head_dim)
-    else:
-        qkv_tiles = (None, load_kv_weight(w_qkv[layer], heads, kv_heads, head_dim))
+        return norm_tile, load_qkv(w_qkv[layer], heads, kv_heads, head_dim, paced)
+    return norm_tile, (None, load_kv_weight(w_qkv[layer], heads, kv_heads, head_dim))
+
+
+def load_rest(weights, caches, layer, ahead, paced):
+    """What it needs from there to its experts: (caches, output tiles, post norm, router)."""
+    _input_norm, _w_qkv, w_o, post_norm, w_router = weights
+    k_cache, v_cache = caches
+    kv_heads = k_cache.shape[1]
+    first, count = share_kv(kv_heads)
     cache_tiles = []
     for head in range(count):
-        cache_tiles.append(load_cache(k_cache, v_cache, layer * kv_heads + first + head))
+        cache_tiles.append(load_cache(k_cache, v_cache, layer * kv_heads + first + head, paced))
     output_tiles = None
     if ahead:
         width = column_partitions(w_o.shape[3])
-        output_tiles = prefetch_linear(w_o[layer], output_part(w_o[layer]), width)
-    router_tile = load_linear(w_router[layer], 0, w_router.shape[2], 0, w_router.shape[3])
-    return (
-        norm_tile,
-        qkv_tiles,
-        cache_tiles,
-        output_tiles,
-        load_whole(post_norm[layer]),
-        router_tile,
-    )
+        output_tiles = prefetch_linear(w_o[layer], output_part(w_o[layer]), width, paced)
+    columns, outputs = w_router.shape[2], w_router.shape[3]
+    router_tile = load_linear(w_router[layer], 0, columns, 0, outputs, paced)
+    return cache_tiles, output_tiles, load_whole(post_norm[layer], paced), router_tile
+
+
+def hold_back(part):
+    """GpSimd reads a column of a tile [P, J, T]: the loads that it triggers later wait for that."""
+    column = nl.ndarray((part.shape[0], 1), dtype=part.dtype, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=column, src=part[:, 0, 0:1], engine=nisa.engine.gpsimd)
 
 
 # The two halves of a layer.
 
 
-def sum_parts(part, inner, over_ranks, group, name):
+def sum_parts(part, inner, over_ranks, group, together, name):
     """The sum of all cores' and ranks' parts [P, J, T] fp32, rounded to `inner` between them.
 
-    `name` is this sum's own, for what it allocates in HBM.
+    `name` is this sum's own, for what it allocates in HBM. If `together` and nothing is rounded in
+    between, the sum over the ranks takes the cores' parts as they are.
     """
+    if over_ranks != None and inner == nl.float32 and together:
+        return over_ranks(part, group, name, True)
     part = exchange_and_add(part)
     if inner != nl.float32:
         part = evacuate(part, inner)
     if over_ranks != None:
-        part = over_ranks(part, group, name)
+        part = over_ranks(part, group, name, False)
     return part
 
 
-def attention_block(total, weights, tiles, constants, news, layer, heads, kv_heads, inner):
+def attention_block(
+    total, weights, projection, rest, constants, news, layer, heads, kv_heads, inner
+):
     """[P, J, T] fp32: this core's part of the attention block's output for total [P, J, T].
 
-    weights (w_qkv, w_o) of the layer in HBM; `tiles` from `load_layer`; constants (norms, heads',
-    attention's); `news` (keys [D, L, kv, T], values [T, L, kv, D]) receives the new ones.
+    weights (w_qkv, w_o) of the layer in HBM; `projection` from `load_projection`, `rest` from
+    `load_rest`; constants (norms, heads', attention's); `news` (keys [D, L, kv, T], values
+    [T, L, kv, D]) receives the new ones.
     """
-    norm_tile, qkv_tiles, cache_tiles, output_tiles = tiles[0], tiles[1], tiles[2], tiles[3]
+    norm_tile, qkv_tiles = projection
+    cache_tiles, output_tiles = rest[0], rest[1]
     norms, of_heads, of_attention = constants
-    dtype = norm_tile.dtype
-    normed = rmsnorm_columns(total, norm_tile, norms, inner, dtype)
+    normed = rmsnorm_columns(total, norm_tile, norms, inner, norm_tile.dtype)
     heads_tile, rows = make_heads(
         normed, weights[0], qkv_tiles, of_heads, norms, layer, heads, kv_heads, inner
     )
     count = heads_tile.shape[1]
+    attended = attend_groups(heads_tile, rows, cache_tiles, of_attention, inner)
     keys, values = news
     nisa.tensor_copy(dst=keys[:, layer, :, :], src=heads_tile[:, count - keys.shape[2] : count, :])
     nisa.tensor_copy(dst=values[:, layer, :, :], src=rows)
-    attended = attend_groups(heads_tile, rows, cache_tiles, of_attention, inner)
     return project_output(weights[1], output_tiles, attended)
 
 
-def experts_block(total, tiles, norms, identity_tile, w_gate_up, w_down, buffers, layer, inner):
+def experts_block(total, tiles, norms, identity_tile, weights, buffers, layer, inner, side_by_side):
     """[P, J, T] fp32: this core's part of the experts' output for total [P, J, T].
 
-    w_gate_up [L E, P, J, 2 I] and w_down [L E, P', J', H] in HBM; `identity_tile` fp32.
+    `tiles` (post norm, router); weights (w_gate_up [L E, P, J, 2 I], w_down [L E, P', J', H]) in
+    HBM; `identity_tile` fp32.
     """
-    post_tile, router_tile = tiles[4], tiles[5]
+    post_tile, router_tile = tiles
     normed = rmsnorm_columns(total, post_tile, norms, inner, post_tile.dtype)
-    shares, experts = route_columns(normed, router_tile, inner)
-    shares, experts = broadcast_choices(shares, experts, identity_tile)
-    if layer > 0:
-        nisa.tensor_scalar(
-            dst=experts,
-            data=experts,
-            op0=nl.add,
-            operand0=float(layer * router_tile.shape[2]),
-        )
-    return experts_columns(normed, shares, experts, w_gate_up, w_down, buffers, inner)
+    shares, experts = route_columns(normed, router_tile, inner, layer * router_tile.shape[2])
+    shares, experts = broadcast_choices(shares, experts, identity_tile, norms[0])
+    w_gate_up, w_down = weights
+    return experts_columns(normed, shares, experts, w_gate_up, w_down, buffers, inner, side_by_side)
 
 
-def decoder_layers(
-    total, weights, experts, caches, constants, news, heads, inner, over_ranks, group
-):
+def expert_rows(weight):
+    """Experts' weights [L, E, P, J, N] in HBM as [L E, P, J, N]."""
+    layers, experts, lines, columns, outputs = weight.shape
+    return weight.reshape((layers * experts, lines, columns, outputs))
+
+
+def decoder_layers(total, weights, experts, caches, constants, news, heads, settings):
     """The last layer's total [P, J, T] in dtype `inner`, from the first one's input.
 
     weights (input norm, w_qkv, w_o, post norm, w_router) and experts (w_gate_up, w_down) of all
-    layers in HBM; `constants` as for `attention_block`.
+    layers in HBM; `constants` as for `attention_block`; settings (inner, over_ranks, group,
+    (prefetch, buffers, side_by_side, together)), of which `together` is `sum_parts`'s.
     """
-    _input_norm, w_qkv, w_o, _post_norm, w_router = weights
-    w_gate_up, w_down = experts
+    inner, over_ranks, group, tuning = settings
+    prefetch, most_buffers, side_by_side, together = tuning
+    w_qkv, w_o, w_router = weights[1], weights[2], weights[4]
     layers, kv_heads = caches[0].shape[0], caches[0].shape[1]
-    many = layers * w_gate_up.shape[1]
-    gate_up = w_gate_up.reshape((many, w_gate_up.shape[2], w_gate_up.shape[3], w_gate_up.shape[4]))
-    down = w_down.reshape((many, w_down.shape[2], w_down.shape[3], w_down.shape[4]))
-    expert_elements = gate_up.shape[2] * gate_up.shape[3] + down.shape[2] * down.shape[3]
-    at_once, room = plan_loads(
+    rows = (expert_rows(experts[0]), expert_rows(experts[1]))
+    expert_elements = rows[0].shape[2] * rows[0].shape[3] + rows[1].shape[2] * rows[1].shape[3]
+    fits, room = plan_loads(
         attention_bytes(w_qkv, w_o, w_router, caches[0], heads),
-        expert_elements * element_bytes(w_down.dtype),
+        expert_elements * element_bytes(w_o.dtype),
     )
-    buffers = expert_buffers(gate_up, down, total.shape[2] * share(CHOSEN)[1], room)
-    identity_tile = constants[2][2]
-    tiles = load_layer(weights, caches, 0, heads, at_once > 0)
-    following = None
+    ahead = fits and prefetch != "none"
+    paced = ahead and prefetch == "paced"
+    loads = total.shape[2] * share(CHOSEN)[1]
+    buffers = expert_buffers(rows[0], rows[1], loads, most_buffers, room)
+    head_dim = caches[0].shape[2]
+    projection = load_projection(weights, 0, heads, kv_heads, head_dim, ahead, False)
+    rest = load_rest(weights, caches, 0, ahead, False)
     for layer in range(layers):
-        last = layer == layers - 1
-        if at_once == 2 and not last:
-            following = load_layer(weights, caches, layer + 1, heads, True)
+        following = layer + 1
         pair = (w_qkv[layer], w_o[layer])
-        part = attention_block(total, pair, tiles, constants, news, layer, heads, kv_heads, inner)
-        part = sum_parts(part, inner, over_ranks, group, f"attention_{layer}")
-        total = add_columns(total, part, inner)
-        router_tiles = (None, None, None, None, tiles[4], tiles[5])
-        tiles = None
-        if at_once == 1 and not last:
-            following = load_layer(weights, caches, layer + 1, heads, True)
-        part = experts_block(
-            total, router_tiles, constants[0], identity_tile, gate_up, down, buffers, layer, inner
+        part = attention_block(
+            total, pair, projection, rest, constants, news, layer, heads, kv_heads, inner
         )
-        part = sum_parts(part, inner, over_ranks, group, f"experts_{layer}")
+        tiles = (rest[2], rest[3])
+        if paced:
+            hold_back(part)
+        part = sum_parts(part, inner, over_ranks, group, together, f"attention_{layer}")
+        if ahead and following < layers:
+            projection = load_projection(
+                weights, following, heads, kv_heads, head_dim, ahead, paced
+            )
         total = add_columns(total, part, inner)
-        if at_once == 0 and not last:
-            following = load_layer(weights, caches, layer + 1, heads, False)
-        tiles = following
-        following = None
+        part = experts_block(
+            total, tiles, constants[0], constants[2][2], rows, buffers, layer, inner, side_by_side
+        )
+        if paced:
+            hold_back(part)
+        part = sum_parts(part, inner, over_ranks, group, together, f"experts_{layer}")
+        if following < layers:
+            if not ahead:
+                projection = load_projection(
+                    weights, following, heads, kv_heads, head_dim, ahead, False
+                )
+            rest = load_rest(weights, caches, following, ahead, paced)
+        total = add_columns(total, part, inner)
     return total
 
 
@@ -296,12 +313,15 @@ def decoder_stack(kernel, x, attention, experts, caches, position, tables, setti
     """(hidden, k_cache, v_cache): all layers, from HBM to HBM; what the kernels consist of.
 
     attention (input_norm, w_qkv, q_norm, k_norm, w_o); experts (post_norm, w_router, w_gate_up,
-    w_down); settings (eps, rounding, over_ranks, group), of which over_ranks sums a tile over the
-    ranks of `group`, or is None.
+    w_down); settings (eps, rounding, over_ranks, group, tuning), of which over_ranks sums a tile
+    over the ranks of `group`, or is None, and tuning is that of `decoder_layers`.
     """
-    eps, rounding, over_ranks, group = settings
+    eps, rounding, over_ranks, group, tuning = settings
     check_stack_arguments(kernel, x, attention, experts, caches, position, tables, eps)
     inner = inner_dtype(kernel, rounding, x.dtype)
+    assert tuning[0] == "none" or tuning[0] == "early" or tuning[0] == "paced", (
+        f'{kernel}: prefetch must be "none", "early" or "paced", received {tuning[0]}'
+    )
     input_norm, w_qkv, q_norm, k_norm, w_o = attention
     post_norm, w_router, w_gate_up, w_down = experts
     k_cache, v_cache = caches
@@ -316,7 +336,7 @@ def decoder_stack(kernel, x, attention, experts, caches, position, tables, setti
     position_tile = load_position(position, lines)
     constants = (
         norm_constants(eps),
-        head_constants(q_norm, k_norm, tables[0], tables[1], identity_tile, inner),
+        head_constants(q_norm, k_norm, tables[0], tables[1], heads, kv_heads, identity_tile, inner),
         attention_constants(
             position_tile, capacity // lines, tokens, share(heads)[1] // kv_count, x.dtype, inner
         ),
@@ -334,9 +354,7 @@ def decoder_stack(kernel, x, attention, experts, caches, position, tables, setti
         constants,
         news,
         heads,
-        inner,
-        over_ranks,
-        group,
+        (inner, over_ranks, group, tuning),
     )
     out = nl.ndarray((tokens, hidden), dtype=x.dtype, buffer=nl.shared_hbm)
     store_columns(out, evacuate(total, x.dtype), identity_tile)
@@ -363,6 +381,9 @@ def nki_decoder_stack_kernel(
     sin,
     eps,
     rounding="fused",
+    prefetch="paced",
+    buffers=4,
+    side_by_side=4,
 ):
     """1 to 128 decoder layers of 1 to 8 tokens in one launch, on one tensor-parallel rank.
 
@@ -387,13 +408,19 @@ def nki_decoder_stack_kernel(
                  sin         [T, D]                 dtype of cos         HBM
                  eps         Python float > 0
                  rounding    string "fused" or "stepwise"
+                 prefetch    string "none", "early" or "paced": see Engine plan
+                 buffers       Python int: experts on their way or in use at once
+                 side_by_side  Python int: of these, experts whose gate and up come before down
     Returns:     hidden [T, H]  dtype of x  shared HBM, k_cache, v_cache
     Tiling:      the stages' own; between them columns [P, J, T] stay on chip. Two cores: as in the
                  stages, with two exchanges of sums per layer; the residual is on both.
-    Engine plan: DMA: while a layer attends, the next one's weights up to the router's come in
-                 (while it routes, or in their turn, where SBUF does not hold two layers'); experts
-                 are double buffered. The caches of all layers are read early and written last, by
-                 one DMA each and, if two cores read the same head, behind a barrier.
+    Engine plan: DMA: weights up to the router's take the place of the last layer's as soon as that
+                 is free, where SBUF holds them beside two experts: the projection's behind
+                 attention, the others' behind the experts. "paced": GpSimd triggers them, after the
+                 part that is to be summed is there, so that they move while cores and ranks
+                 exchange sums, when HBM has nothing else to do; "early": they may get in the way
+                 of the experts and of sums. Up to 4 experts are under way. The caches are written
+                 last, by one DMA each and, if two cores read the same head, behind a barrier.
     Bound:       HBM: per layer H (heads + 2 kv_heads) D + heads D H + H E + 8 T 3 H I elements of
                  weights and 2 kv_heads C D of the caches
     Numerics:    the stages'. "fused": the residual and the sums over cores and ranks stay fp32, one
@@ -410,5 +437,5 @@ def nki_decoder_stack_kernel(
         (k_cache, v_cache),
         position,
         (cos, sin),
-        (eps, rounding, None, None),
+        (eps, rounding, None, None, (prefetch, buffers, side_by_side, True)),
     )

@@ -24,33 +24,33 @@ from kernels.nki_moe_kernels import (
     check_expert_arguments,
     check_router_arguments,
     choose_experts,
-    load_expert,
+    load_chosen,
     router_logits,
 )
 from kernels.nki_patterns import filled, identity
 
 WEIGHT_BYTES = 163840  # per partition, for experts' weights: what the rest leaves of 212984
-MOST_BUFFERS = 4  # experts on their way or in use at once: one core's of a token
 
 
-def route_columns(normed, router_tile, inner):
+def route_columns(normed, router_tile, inner, first_expert=0):
     """(shares [T, 8] fp32, experts [T, 8] uint32) of normed columns [P, J, T].
 
-    router_tile [P, J, E] and `normed` have one dtype; logits and shares are rounded to `inner`.
+    router_tile [P, J, E] and `normed` have one dtype; logits and shares are rounded to `inner`;
+    experts count from `first_expert`.
     """
-    return choose_experts(router_logits(normed, router_tile), inner)
+    return choose_experts(router_logits(normed, router_tile), inner, first_expert)
 
 
-def broadcast_choices(shares, experts, identity_tile):
+def broadcast_choices(shares, experts, identity_tile, ones):
     """(shares [128, 8 T] fp32, experts [1, 8 T] uint32) of [T, 8] each: token t, rank k at 8 t + k.
 
     A factor stands on all partitions and an address on the first: a product with ones takes them
     there. Of several tokens, each one's row is first put in a place of its own, with zeros around
     it, by the fp32 `identity_tile`; experts' numbers are exact in it. One token's experts are
-    already where they are needed.
+    already where they are needed. `ones` is [>= T, 128] fp32.
     """
     tokens = shares.shape[0]
-    ones = filled(tokens, PARTITIONS, 1.0, nl.float32)
+    ones = ones[0:tokens, :]
     if tokens == 1:
         product = nl.ndarray((PARTITIONS, CHOSEN), dtype=nl.float32, buffer=nl.psum)
         nisa.nc_matmul(dst=product, stationary=ones, moving=shares)
@@ -79,8 +79,8 @@ def broadcast_choices(shares, experts, identity_tile):
     return spread, addresses
 
 
-def expert_buffers(w_gate_up, w_down, loads, room=WEIGHT_BYTES):
-    """Tiles (gate and up [P, J, 2 I], down [P', J', H]) for up to 4 experts, as many as fit.
+def expert_buffers(w_gate_up, w_down, loads, most, room):
+    """Tiles (gate and up [P, J, 2 I], down [P', J', H]) for up to `most` experts, as many as fit.
 
     At most `loads`, and no more than `room` bytes per partition; one at least.
     """
@@ -89,7 +89,7 @@ def expert_buffers(w_gate_up, w_down, loads, room=WEIGHT_BYTES):
     elements = gate_up_shape[1] * gate_up_shape[2] + down_shape[1] * down_shape[2]
     fitting = max(1, room // (elements * element_bytes(w_down.dtype)))
     buffers = []
-    for _buffer in range(min(min(loads, MOST_BUFFERS), fitting)):
+    for _buffer in range(min(min(loads, most), fitting)):
         gate_up = nl.ndarray(gate_up_shape, dtype=w_gate_up.dtype, buffer=nl.sbuf)
         down = nl.ndarray(down_shape, dtype=w_down.dtype, buffer=nl.sbuf)
         buffers.append((gate_up, down))
@@ -151,7 +151,26 @@ def add_rounded(total, product, factor, token, inner):
     nisa.tensor_tensor(dst=place, data1=place, data2=rounded, op=nl.add)
 
 
-def experts_columns(normed, shares, experts, w_gate_up, w_down, buffers, inner):
+def load_turn(tile, weights, experts, pairs, turn):
+    """Start to load a weight of the expert of pair number `turn`, unless there is none."""
+    if turn < len(pairs):
+        load_chosen(tile, weights, experts[:, pairs[turn] : pairs[turn] + 1])
+
+
+def load_ahead(buffers, w_gate_up, w_down, experts, pairs, side_by_side):
+    """Start to load the first pairs' experts into `buffers`, in the order in which they are used.
+
+    experts [1, 8 T] in SBUF; of every `side_by_side` pairs all of gate and up before down.
+    """
+    for first in range(0, len(buffers), side_by_side):
+        stop = min(first + side_by_side, len(buffers))
+        for turn in range(first, stop):
+            load_turn(buffers[turn][0], w_gate_up, experts, pairs, turn)
+        for turn in range(first, stop):
+            load_turn(buffers[turn][1], w_down, experts, pairs, turn)
+
+
+def experts_columns(normed, shares, experts, w_gate_up, w_down, buffers, inner, side_by_side):
     """[P, J, T] fp32 columns: this core's experts of all tokens, weighted and summed.
 
     normed [P, J, T]; shares [128, 8 T] fp32 and experts [1, 8 T] from `broadcast_choices`; weights
@@ -159,7 +178,9 @@ def experts_columns(normed, shares, experts, w_gate_up, w_down, buffers, inner):
     of every token's ranks: what `exchange_and_add` adds up.
 
     As many experts as there are buffers are on their way before the first one is computed; each
-    buffer is filled again as soon as it has been used. Fused, PSUM sums over the experts.
+    buffer is filled again as soon as it has been used. Of `side_by_side` experts at once gate and
+    up come first, then down: behind the last byte that arrives only the product with it is left to
+    do. Fused, PSUM sums over the experts.
     """
     lines, count, tokens = normed.shape
     fused = inner == nl.float32
@@ -173,32 +194,32 @@ def experts_columns(normed, shares, experts, w_gate_up, w_down, buffers, inner):
     for token in range(tokens):
         for rank in range(ranks):
             pairs.append(CHOSEN * token + first_rank + rank)
-    for ahead in range(len(buffers)):
-        load_expert(buffers[ahead], w_gate_up, w_down, experts[:, pairs[ahead] : pairs[ahead] + 1])
-    for turn in range(len(pairs)):
-        pair = pairs[turn]
-        token = turn // ranks
-        gate_up, down = buffers[turn % len(buffers)]
-        activated = activate_columns(
-            normed[:, :, token : token + 1],
-            gate_up,
-            shares[0 : down.shape[0], pair : pair + 1],
-            down.shape[0],
-            inner,
-        )
-        if fused:
-            accumulate_columns(product, activated, down, token)
-        else:
-            part = project_columns(down, activated, 0, lines)
-            add_rounded(total, part, shares[0:lines, pair : pair + 1], token, inner)
-        following = turn + len(buffers)
-        if following < len(pairs):
-            load_expert(
-                buffers[turn % len(buffers)],
-                w_gate_up,
-                w_down,
-                experts[:, pairs[following] : pairs[following] + 1],
+    at_once = min(side_by_side, len(buffers))
+    load_ahead(buffers, w_gate_up, w_down, experts, pairs, at_once)
+    for first in range(0, len(pairs), at_once):
+        stop = min(first + at_once, len(pairs))
+        activated = []
+        for turn in range(first, stop):
+            pair = pairs[turn]
+            token = turn // ranks
+            gate_up, down = buffers[turn % len(buffers)]
+            factor = shares[0 : down.shape[0], pair : pair + 1]
+            activated.append(
+                activate_columns(
+                    normed[:, :, token : token + 1], gate_up, factor, down.shape[0], inner
+                )
             )
+            load_turn(gate_up, w_gate_up, experts, pairs, turn + len(buffers))
+        for turn in range(first, stop):
+            pair = pairs[turn]
+            token = turn // ranks
+            down = buffers[turn % len(buffers)][1]
+            if fused:
+                accumulate_columns(product, activated[turn - first], down, token)
+            else:
+                part = project_columns(down, activated[turn - first], 0, lines)
+                add_rounded(total, part, shares[0:lines, pair : pair + 1], token, inner)
+            load_turn(down, w_down, experts, pairs, turn + len(buffers))
     if fused:
         nisa.tensor_copy(dst=total, src=product)
     return total
@@ -262,7 +283,9 @@ def nki_router_decode_kernel(x, residual, norm_weight, w_router, eps, rounding="
 
 
 @nki.jit
-def nki_experts_decode_kernel(x, weights, experts, w_gate_up, w_down, rounding="fused"):
+def nki_experts_decode_kernel(
+    x, weights, experts, w_gate_up, w_down, rounding="fused", buffers=4, side_by_side=4
+):
     """SwiGLU of the 8 chosen experts per token, weighted and summed, for 1 to 8 tokens.
 
     Math:        y[t, :] = sum_k weights[t, k] (silu(x_t Wg_e^T) * (x_t Wu_e^T)) Wd_e^T,
@@ -275,12 +298,15 @@ def nki_experts_decode_kernel(x, weights, experts, w_gate_up, w_down, rounding="
                  w_gate_up  [E, P, J, 2 I]    dtype of x           HBM; gate before up
                  w_down     [E, P', J', H]    dtype of x           HBM
                  rounding   string "fused" or "stepwise"
+                 buffers       Python int: experts on their way or in use at once
+                 side_by_side  Python int: of these, experts whose gate and up come before down
     Returns:     [T, H]  dtype of x  shared HBM
     Tiling:      one expert of one token at a time: gate and up as columns [P', 2 J'], their product
                  as [P', J'], the result as columns [P, J]. A core takes one half of the ranks of
                  every token; one exchange of [P, J T] in fp32 adds the halves.
     Engine plan: DMA: an expert's weights by two DMAs at an address that they read from the chosen
-                 expert's number, one long run per partition, up to 4 experts ahead. PE: 2 J J'
+                 expert's number, one long run per partition, up to 4 experts ahead, gates and ups
+                 first, so that only the product with down follows the last byte. PE: 2 J J'
                  products of [P, P'] by [P, 1], then J J' of [P', P] by [P', 1], weights stationary,
                  the outputs of all experts summed in one PSUM bank. ACT: silu. VE: one product
                  of gate, up and share per expert.
@@ -304,12 +330,19 @@ def nki_experts_decode_kernel(x, weights, experts, w_gate_up, w_down, rounding="
     nisa.dma_copy(dst=share_rows, src=weights)
     expert_rows = nl.ndarray((tokens, CHOSEN), dtype=nl.uint32, buffer=nl.sbuf)
     nisa.dma_copy(dst=expert_rows, src=experts)
-    shares, addresses = broadcast_choices(share_rows, expert_rows, identity(tokens, nl.float32))
+    shares, addresses = broadcast_choices(
+        share_rows,
+        expert_rows,
+        identity(tokens, nl.float32),
+        filled(tokens, PARTITIONS, 1.0, nl.float32),
+    )
     loads = tokens * share(CHOSEN)[1]
-    buffers = expert_buffers(w_gate_up, w_down, loads)
+    tiles = expert_buffers(w_gate_up, w_down, loads, buffers, WEIGHT_BYTES)
     identity_tile = identity(PARTITIONS, x.dtype)
     columns = load_columns(x, identity_tile)
-    total = experts_columns(columns, shares, addresses, w_gate_up, w_down, buffers, inner)
+    total = experts_columns(
+        columns, shares, addresses, w_gate_up, w_down, tiles, inner, side_by_side
+    )
     total = exchange_and_add(total)
     store_columns(out, evacuate(total, x.dtype), identity_tile)
     return out

@@ -20,6 +20,7 @@ from kernels.nki_common import (
 from kernels.nki_decode_common import (
     BANK,
     add_columns,
+    bring_in,
     check_columns,
     check_eps,
     check_tokens,
@@ -84,7 +85,7 @@ def share_contraction(kv_heads, columns):
 # Queries, keys and values.
 
 
-def load_kv_weight(w_qkv, heads, kv_heads, head_dim):
+def load_kv_weight(w_qkv, heads, kv_heads, head_dim, paced=False):
     """[P, columns, 2 kv D] tile: this core's part of the key and value weights.
 
     By one DMA if it has all heads, which lie side by side; else by one for keys, one for values.
@@ -93,14 +94,15 @@ def load_kv_weight(w_qkv, heads, kv_heads, head_dim):
     first_head, count = share_kv(kv_heads)
     first, steps = share_contraction(kv_heads, columns)
     if count == kv_heads:
-        return load_linear(w_qkv, first, steps, heads * head_dim, 2 * count * head_dim)
+        return load_linear(w_qkv, first, steps, heads * head_dim, 2 * count * head_dim, paced)
     width = count * head_dim
     tile = nl.ndarray((lines, steps, 2 * width), dtype=w_qkv.dtype, buffer=nl.sbuf)
     for kind in range(2):
         start = (heads + kind * kv_heads + first_head) * head_dim
-        nisa.dma_copy(
-            dst=tile[:, :, kind * width : (kind + 1) * width],
-            src=w_qkv[:, first : first + steps, start : start + width],
+        bring_in(
+            tile[:, :, kind * width : (kind + 1) * width],
+            w_qkv[:, first : first + steps, start : start + width],
+            paced,
         )
     return tile
 
@@ -133,25 +135,25 @@ def project_heads(w_qkv, query_tiles, kv_tile, normed, heads, kv_heads, head_dim
     return projected
 
 
-def head_weights(q_columns, k_columns, layer, queries, keys):
-    """[D, q + kv] tile: the norm's weight of every head, from columns [D, 1, L] of all layers."""
+def head_weights(q_columns, k_columns, queries, keys):
+    """[D, L, q + kv] tile: the norm's weight of every head of L layers, of columns [D, 1, L]."""
     head_dim, _one, layers = q_columns.shape
-    tile = nl.ndarray((head_dim, queries + keys), dtype=q_columns.dtype, buffer=nl.sbuf)
+    tile = nl.ndarray((head_dim, layers, queries + keys), dtype=q_columns.dtype, buffer=nl.sbuf)
     nisa.tensor_copy(
-        dst=tile[:, 0:queries],
-        src=q_columns.ap(pattern=[[layers, head_dim], [0, queries]], offset=layer),
+        dst=tile[:, :, 0:queries],
+        src=q_columns.ap(pattern=[[layers, head_dim], [1, layers], [0, queries]], offset=0),
     )
     nisa.tensor_copy(
-        dst=tile[:, queries : queries + keys],
-        src=k_columns.ap(pattern=[[layers, head_dim], [0, keys]], offset=layer),
+        dst=tile[:, :, queries : queries + keys],
+        src=k_columns.ap(pattern=[[layers, head_dim], [1, layers], [0, keys]], offset=0),
     )
     return tile
 
 
-def norm_heads(projected, weight_tile, constants, inner):
-    """[D, n, T] tile of dtype `inner`: RMSNorm over D of the first n heads, weights [D, n]."""
+def norm_heads(projected, weight_tile, layer, constants, inner):
+    """[D, n, T] tile of dtype `inner`: RMSNorm over D of the first n heads, weights [D, L, n]."""
     head_dim, _all, tokens = projected.shape
-    count = weight_tile.shape[1]
+    layers, count = weight_tile.shape[1], weight_tile.shape[2]
     width = count * tokens
     data = projected[:, 0:count, :]
     squares = nl.ndarray((head_dim, width), dtype=nl.float32, buffer=nl.sbuf)
@@ -163,7 +165,9 @@ def norm_heads(projected, weight_tile, constants, inner):
     nisa.tensor_tensor(
         dst=normed,
         data1=scaled,
-        data2=weight_tile.ap(pattern=[[count, head_dim], [1, count], [0, tokens]], offset=0),
+        data2=weight_tile.ap(
+            pattern=[[layers * count, head_dim], [1, count], [0, tokens]], offset=layer * count
+        ),
         op=nl.multiply,
     )
     return normed
@@ -209,31 +213,49 @@ def rotate_columns(normed, tables, half_turn, inner, dtype):
 
 
 def value_rows(projected, count, identity_tile):
-    """[T, kv, D] tile in the identity's dtype: the last `count` heads of [D, n, T] as rows."""
+    """[T, kv, D] tile in the identity's dtype: the last `count` heads of [D, n, T] as rows.
+
+    Nobody waits for values before the scores are done, so the engines that have less to do than VE
+    make them: GpSimd, which does not reach PSUM, and ACT.
+    """
     head_dim, heads, tokens = projected.shape
     dtype = identity_tile.dtype
-    columns = evacuate(projected[:, heads - count : heads, :], dtype)
+    columns = nl.ndarray((head_dim, count, tokens), dtype=dtype, buffer=nl.sbuf)
+    nisa.tensor_copy(
+        dst=columns, src=projected[:, heads - count : heads, :], engine=nisa.engine.gpsimd
+    )
     rows = nl.ndarray((tokens, count, head_dim), dtype=dtype, buffer=nl.sbuf)
     for head in range(count):
-        nisa.tensor_copy(dst=rows[:, head, :], src=transpose(columns[:, head, :], identity_tile))
+        nisa.tensor_copy(
+            dst=rows[:, head, :],
+            src=transpose(columns[:, head, :], identity_tile),
+            engine=nisa.engine.scalar,
+        )
     return rows
 
 
-def load_qkv(w_qkv, heads, kv_heads, head_dim):
+def load_qkv(w_qkv, heads, kv_heads, head_dim, paced=False):
     """(query tiles, key and value tile): this core's weights, on their way before their turn."""
-    kv_tile = load_kv_weight(w_qkv, heads, kv_heads, head_dim)
-    return prefetch_linear(w_qkv, query_part(w_qkv, heads, head_dim), head_dim), kv_tile
+    kv_tile = load_kv_weight(w_qkv, heads, kv_heads, head_dim, paced)
+    part = query_part(w_qkv, heads, head_dim)
+    return prefetch_linear(w_qkv, part, head_dim, paced), kv_tile
 
 
-def head_constants(q_norm, k_norm, cos, sin, identity_tile, inner):
-    """What heads need besides their weights: norms of L layers [L, D], tables, a permutation."""
+def head_constants(q_norm, k_norm, cos, sin, heads, kv_heads, identity_tile, inner):
+    """What this core's heads need besides their weights: norms of L layers [L, D], tables, a
+    permutation.
+    """
     table_identity = identity_tile
     if cos.dtype != identity_tile.dtype:
         table_identity = identity(PARTITIONS, cos.dtype)
     half = cos.shape[1] // 2
     return (
-        load_columns(q_norm, identity_tile),
-        load_columns(k_norm, identity_tile),
+        head_weights(
+            load_columns(q_norm, identity_tile),
+            load_columns(k_norm, identity_tile),
+            share(heads)[1],
+            share_kv(kv_heads)[1],
+        ),
         load_tables(cos, sin, table_identity),
         diagonals(2 * half, (half, -half), inner),
         identity_tile,
@@ -246,15 +268,13 @@ def make_heads(normed, w_qkv, tiles, constants, norms, layer, heads, kv_heads, i
     All of the dtype of `normed`; w_qkv in HBM and `tiles` from `load_qkv`; `constants` from
     `head_constants`, whose norms are those of `layer`; `norms` from `norm_constants`.
     """
-    q_columns, k_columns, tables, half_turn, identity_tile = constants
+    weight_tile, tables, half_turn, identity_tile = constants
     head_dim = half_turn.shape[0]
     query_tiles, kv_tile = tiles
     projected = project_heads(w_qkv, query_tiles, kv_tile, normed, heads, kv_heads, head_dim, inner)
-    kv_count = share_kv(kv_heads)[1]
-    weight_tile = head_weights(q_columns, k_columns, layer, share(heads)[1], kv_count)
-    by_norm = norm_heads(projected, weight_tile, norms, inner)
+    by_norm = norm_heads(projected, weight_tile, layer, norms, inner)
     rotated = rotate_columns(by_norm, tables, half_turn, inner, normed.dtype)
-    return rotated, value_rows(projected, kv_count, identity_tile)
+    return rotated, value_rows(projected, share_kv(kv_heads)[1], identity_tile)
 
 
 def check_tables(kernel, tables, shape, dtype):
@@ -389,7 +409,14 @@ def nki_qkv_decode_kernel(
     norms = norm_constants(eps)
     layers = (1, head_dim)
     constants = head_constants(
-        q_norm.reshape(layers), k_norm.reshape(layers), cos, sin, identity_tile, inner
+        q_norm.reshape(layers),
+        k_norm.reshape(layers),
+        cos,
+        sin,
+        heads,
+        kv_heads,
+        identity_tile,
+        inner,
     )
 
     normed = rmsnorm_columns(columns, weight_tile, norms, inner, x.dtype)

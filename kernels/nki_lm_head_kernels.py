@@ -28,36 +28,35 @@ from kernels.nki_decode_common import (
 from kernels.nki_moe_kernels import CHOSEN, find_largest
 from kernels.nki_patterns import identity, index_column
 
-CHUNK_BYTES = 32768  # per partition, of weights on their way or in use: 2 KiB runs of 16 columns
-BUFFERS = 3  # chunks of weights on chip: one in use, two on their way
 LOWEST = -3.0e38  # below every finite logit, and finite in bfloat16
 BEHIND = 8388608.0  # 2^23: added to an index it stays exact in fp32, and is larger than any index
 TILES_LIMIT = 16384  # what max8 searches at once
 
 
-def chunk_vocabulary(columns, dtype):
+def chunk_vocabulary(columns, dtype, chunk_bytes):
     """Entries of the vocabulary per chunk of weights: whole tiles of 128, at least one."""
-    return max(1, CHUNK_BYTES // (columns * element_bytes(dtype) * PARTITIONS)) * PARTITIONS
+    return max(1, chunk_bytes // (columns * element_bytes(dtype) * PARTITIONS)) * PARTITIONS
 
 
-def vocabulary_logits(normed, w_head, first, count, inner):
+def vocabulary_logits(normed, w_head, first, count, inner, chunk_bytes, most_buffers):
     """[128, T, tiles] of `inner`: logits of entries first .. first + count of the vocabulary.
 
     normed [P, J, T]; w_head [P, J, V] in HBM. Entry first + 128 i + p lies at (p, :, i); what is
-    beyond the last entry, and what fills up 8 tiles for max8, is LOWEST. Weights come in chunks,
-    which depend on nothing; a chunk is multiplied tile by tile into one PSUM bank.
+    beyond the last entry, and what fills up 8 tiles for max8, is LOWEST. Weights come in chunks
+    of `chunk_bytes` per partition, which depend on nothing, `most_buffers` of them at once; a chunk
+    is multiplied tile by tile into one PSUM bank.
     """
     lines, columns, tokens = normed.shape
     tiles = (count + PARTITIONS - 1) // PARTITIONS
     logits = nl.ndarray((PARTITIONS, tokens, max(tiles, CHOSEN)), dtype=inner, buffer=nl.sbuf)
     nisa.memset(dst=logits, value=LOWEST)
-    chunk = min(chunk_vocabulary(columns, w_head.dtype), tiles * PARTITIONS)
+    chunk = min(chunk_vocabulary(columns, w_head.dtype, chunk_bytes), tiles * PARTITIONS)
     buffers = []
-    for _buffer in range(BUFFERS):
+    for _buffer in range(most_buffers):
         buffers.append(nl.ndarray((lines, columns, chunk), dtype=w_head.dtype, buffer=nl.sbuf))
     for begin in range(0, count, chunk):
         size = min(chunk, count - begin)
-        weight = buffers[begin // chunk % BUFFERS]
+        weight = buffers[begin // chunk % most_buffers]
         nisa.dma_copy(
             dst=weight[:, :, 0:size], src=w_head[:, :, first + begin : first + begin + size]
         )
@@ -199,7 +198,9 @@ def store_once(out, column):
 
 
 @nki.jit
-def nki_lm_head_kernel(x, residual, norm_weight, w_head, eps, rounding="fused"):
+def nki_lm_head_kernel(
+    x, residual, norm_weight, w_head, eps, rounding="fused", chunk_bytes=32768, buffers=3
+):
     """Final norm, logits over any vocabulary, and the greedy choice, for 1 to 8 tokens.
 
     Math:        total = x + residual; normed = total / sqrt(mean(total^2) + eps) * norm_weight
@@ -211,6 +212,8 @@ def nki_lm_head_kernel(x, residual, norm_weight, w_head, eps, rounding="fused"):
                  w_head       [P, J, V]  dtype of x           HBM; input j P + p at (p, j)
                  eps          Python float > 0
                  rounding     string "fused" or "stepwise"
+                 chunk_bytes  Python int: of a chunk of weights, on each partition
+                 buffers      Python int: chunks on their way or in use at once
     Returns:     (logits [T, V] dtype of x, largest [T, 1] float32, token [T, 1] uint32)  shared HBM
     Tiling:      a core takes one half of the vocabulary, in tiles of 128 entries on the partitions
                  (the last one smaller), tile i of token t at column (t, i). Weights come in chunks
@@ -246,7 +249,7 @@ def nki_lm_head_kernel(x, residual, norm_weight, w_head, eps, rounding="fused"):
     total = add_columns(x_columns, load_columns(residual, identity_tile), inner)
     normed = rmsnorm_columns(total, weight_tile, norm_constants(eps), inner, x.dtype)
     first, count = share(vocabulary)
-    logits = vocabulary_logits(normed, w_head, first, count, inner)
+    logits = vocabulary_logits(normed, w_head, first, count, inner, chunk_bytes, buffers)
     largest, token = greedy_choice(logits, first)
     store_once(largest_out, largest)
     store_once(token_out, token)

@@ -104,10 +104,11 @@ def cut_ranges(ranges, first, stop):
     return parts
 
 
-def load_outputs(weight, ranges):
+def load_outputs(weight, ranges, loads=WEIGHT_LOADS):
     """[P, J, n] tile: columns of a packed weight [P, J, N] in HBM.
 
-    `ranges` is a list of those wanted: (first, stop), one behind the other on the tile.
+    `ranges` is a list of those wanted: (first, stop), one behind the other on the tile, each
+    brought in by `loads` DMAs.
     """
     partitions, depth, _outputs = weight.shape
     count = 0
@@ -115,7 +116,7 @@ def load_outputs(weight, ranges):
         begin, end = ranges[number]
         count = count + end - begin
     tile = nl.ndarray((partitions, depth, count), dtype=weight.dtype, buffer=nl.sbuf)
-    step = (depth + WEIGHT_LOADS - 1) // WEIGHT_LOADS
+    step = (depth + loads - 1) // loads
     for start in range(0, depth, step):
         stop = min(start + step, depth)
         place = 0

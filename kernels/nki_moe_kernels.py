@@ -45,17 +45,20 @@ def router_logits(columns, router_tile):
     return logits
 
 
-def choose_experts(logits, inner):
+def choose_experts(logits, inner, first_expert=0):
     """The 8 experts of each row of logits [lines, E] in PSUM, and their shares.
 
     Shares are the softmax over all experts, renormalised over the chosen: the softmax over the
     chosen alone. Logits and shares are rounded to `inner`; returns shares [lines, 8] fp32 and
-    experts [lines, 8] uint32.
+    experts [lines, 8] uint32, counted from `first_expert`. The experts come first, because loads
+    wait for them and not for the shares.
     """
     lines, experts = logits.shape
     rounded = nl.ndarray((lines, experts), dtype=inner, buffer=nl.sbuf)
     nisa.tensor_copy(dst=rounded, src=logits)
     largest, found = find_largest(rounded)
+    if first_expert > 0:
+        nisa.tensor_scalar(dst=found, data=found, op0=nl.add, operand0=float(first_expert))
     negative_max = nl.ndarray((lines, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_scalar(dst=negative_max, data=largest[:, 0:1], op0=nl.multiply, operand0=-1.0)
     exponentials = nl.ndarray((lines, CHOSEN), dtype=nl.float32, buffer=nl.sbuf)
@@ -80,29 +83,17 @@ def choose_experts(logits, inner):
     return widened, found
 
 
-def load_expert(buffer, w_gate_up, w_down, expert):
-    """Bring the weights of one expert in, by two DMAs with one run per partition.
+def load_chosen(tile, weights, expert):
+    """Bring one weight of one expert in, by a DMA with one run per partition.
 
-    `buffer`: tiles (gate and up [P, J, 2 I], down [P', J', H]); w_gate_up [E, P, J, 2 I] and w_down
-    [E, P', J', H] in HBM; `expert` [1, 1] int32 or uint32 in SBUF, which the DMAs read themselves.
+    `tile` [P, J, N] of weights [E, P, J, N] in HBM; `expert` [1, 1] int32 or uint32 in SBUF, which
+    the DMA reads itself.
     """
-    gate_up_tile, down_tile = buffer
-    lines, columns, width = gate_up_tile.shape
+    lines, columns, width = tile.shape
     run = columns * width
     nisa.dma_copy(
-        dst=gate_up_tile,
-        src=w_gate_up.ap(
-            pattern=[[run, lines], [width, columns], [1, width]],
-            offset=0,
-            scalar_offset=expert,
-            indirect_dim=0,
-        ),
-    )
-    lines, columns, width = down_tile.shape
-    run = columns * width
-    nisa.dma_copy(
-        dst=down_tile,
-        src=w_down.ap(
+        dst=tile,
+        src=weights.ap(
             pattern=[[run, lines], [width, columns], [1, width]],
             offset=0,
             scalar_offset=expert,

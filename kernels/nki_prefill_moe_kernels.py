@@ -20,7 +20,7 @@ from kernels.nki_moe_kernels import (
     check_expert_arguments,
     check_router_arguments,
     choose_experts,
-    load_expert,
+    load_chosen,
     router_logits,
     weighted_sum,
 )
@@ -200,7 +200,8 @@ def fetch_block(buffer, table, numbers, number, x, w_gate_up, w_down):
     pairs_found, expert_found = select_block(table, numbers, number)
     expert = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
     nisa.tensor_copy(dst=expert, src=expert_found[0:1, :])
-    load_expert((gate_up, down), w_gate_up, w_down, expert)
+    load_chosen(gate_up, w_gate_up, expert)
+    load_chosen(down, w_down, expert)
     token = nl.ndarray((slots, 1), dtype=nl.int32, buffer=nl.sbuf)
     round_down_quotient(token, pairs_found, CHOSEN)
     nisa.dma_copy(
@@ -281,8 +282,14 @@ def multiply_rows(dst, columns, weight):
 
 
 def compute_block(buffer, outputs, identity_tile, rounding):
-    """The expert's SwiGLU of a block's tokens, to rows of `outputs` [8 S, H] by their pairs."""
+    """The expert's SwiGLU of a block's tokens, to rows of `outputs` [8 S, H] by their pairs.
+
+    The scatter reads its pairs from a copy: it waits behind loads of weights, and VE would wait for
+    it before it could write the pairs of a later block in their place.
+    """
     rows, gate_up, down, pairs = buffer
+    own_pairs = nl.ndarray(tuple(pairs.shape), dtype=pairs.dtype, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=own_pairs, src=pairs)
     slots, hidden = rows.shape
     columns = rows_to_columns(rows, gate_up.shape[0], identity_tile)
     activated = activated_rows(columns, gate_up, rounding)
@@ -292,7 +299,7 @@ def compute_block(buffer, outputs, identity_tile, rounding):
         dst=outputs.ap(
             pattern=[[hidden, slots], [1, hidden]],
             offset=0,
-            vector_offset=pairs,
+            vector_offset=own_pairs,
             indirect_dim=0,
         ),
         src=result,
@@ -387,7 +394,9 @@ def weighted_rows(rows, weight_tile, columns, dtype, rounding):
 
 
 @nki.jit
-def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, rounding="fused"):
+def nki_experts_prefill_kernel(
+    x, weights, experts, length, w_gate_up, w_down, rounding="fused", buffers=2
+):
     """SwiGLU of 8 of up to 128 experts per token of a prompt, for up to about 2000 tokens.
 
     Math:        y[t, :] = sum_k weights[t, k] (silu(x_t Wg_e^T) * (x_t Wu_e^T)) Wd_e^T,
@@ -401,11 +410,12 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
                  w_gate_up  [E, P, J, 2 I]    dtype of x            HBM; gate before up
                  w_down     [E, P', J', H]    dtype of x            HBM
                  rounding   string "fused" or "stepwise"
+                 buffers    Python int: blocks on their way or in use at once
     Returns:     [S, H]  dtype of x  shared HBM
     Tiling:      pairs (token, rank) grouped by expert into blocks of B = 16, 32 or 64 slots (see
                  nki_token_grouping): their number follows the routing, and a loop on a register
                  runs over those there are. Core c takes blocks c, c + cores, ...; both make equal
-                 trips, of two blocks each, the last ones empty if need be.
+                 trips, of as many blocks as buffers, the last ones empty if need be.
     Engine plan: grouping: VE one-hot rows, PE triangular sums, once. Per block, DMA: the expert's
                  weights by dynamic address (two DMAs, one long run per partition), the tokens'
                  rows by indirect DMA, one block ahead of the compute. PE: J transposes, J products
@@ -438,7 +448,7 @@ def nki_experts_prefill_kernel(x, weights, experts, length, w_gate_up, w_down, r
     )
     slots = block_slots(tokens, count)
     per_block = w_gate_up.shape[2] * w_gate_up.shape[3] + w_down.shape[2] * hidden
-    buffers = 2 if 2 * per_block * element_bytes(x.dtype) <= WEIGHT_BYTES else 1
+    buffers = max(1, min(buffers, WEIGHT_BYTES // (per_block * element_bytes(x.dtype))))
     assert most_blocks(tokens, count, slots) + 2 * buffers * cores <= BANK, (
         f"{name}: the table of blocks must fit one PSUM bank ({BANK} columns), received "
         f"{tokens} tokens; split the prompt"

@@ -245,6 +245,7 @@ def nki_qkv_prefill_kernel(
     eps,
     kv_heads,
     rounding="fused",
+    loads=4,
 ):
     """Residual addition, RMSNorm, QKV, norms of the heads and RoPE of up to 2560 tokens.
 
@@ -263,6 +264,7 @@ def nki_qkv_prefill_kernel(
                  eps          Python float > 0
                  kv_heads     Python int
                  rounding     Python string, "fused" or "stepwise"
+                 loads        Python int: DMAs per part of the weights
     Returns:     (q [heads, D, S], k [kv heads, D, S], v [kv heads, S, D]) and, with a residual,
                  t [S, H]; dtype of x  shared HBM
     Tiling:      equal tiles of up to 128 tokens: their rows are normed, transposed in J pieces of
@@ -332,7 +334,7 @@ def nki_qkv_prefill_kernel(
         stop = min(start + part, outputs)
         asking = max(min(stop, first_key) - start, 0) // head_dim
         turning = max(min(stop, first_value) - start, 0) // head_dim
-        weights = load_outputs(w_qkv, cut_ranges(owned, start, stop))
+        weights = load_outputs(w_qkv, cut_ranges(owned, start, stop), loads)
         if turning > 0:
             head_norms = load_head_norms(q_norm, k_norm, asking, turning - asking, size)
             columns = nl.ndarray((head_dim, turning, end - begin), dtype=x.dtype, buffer=nl.sbuf)

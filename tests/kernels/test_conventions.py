@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from kernels.specs import SPECS, KernelSpec
+from kernels.variants import TUNED
 
 FOLDER = Path(__file__).resolve().parents[2] / "kernels"
 SOURCES = sorted(FOLDER.glob("nki_*.py"))
+ONLY_RANKS = ("sums",)  # tuned parameters that a kernel of one rank does not need
 SECTIONS = (
     "Math",
     "Dimensions",
@@ -195,8 +197,33 @@ def test_docstring_describes_every_argument(spec: KernelSpec) -> None:
 
 @each_spec
 def test_signature_is_the_oracles(spec: KernelSpec) -> None:
-    arguments = [argument.arg for argument in entry_point(spec).args.args]
-    assert arguments == list(inspect.signature(spec.reference).parameters)
+    """What is tuned comes behind it, with the chosen value as its default."""
+    signature = entry_point(spec).args
+    arguments = [argument.arg for argument in signature.args]
+    oracle = list(inspect.signature(spec.reference).parameters)
+    assert arguments[: len(oracle)] == oracle
+    behind = arguments[len(oracle) :]
+    defaults = [ast.literal_eval(node) for node in signature.defaults[-len(behind) :]]
+    tuned = [
+        (name, default) for name, default in tuned_parameters(spec.name) if name not in ONLY_RANKS
+    ]
+    assert [*zip(behind, defaults if behind else [], strict=True)] == tuned
+
+
+def tuned_parameters(kernel: str) -> list[tuple[str, object]]:
+    """(name, chosen value) of a kernel's tuned parameters."""
+    name = "decoder_stack_ranks" if kernel == "decoder_stack" else kernel
+    tuned = TUNED.get(name)
+    return [(one.name, one.default) for one in tuned.parameters] if tuned else []
+
+
+def test_the_ranks_kernel_has_the_chosen_values() -> None:
+    path = FOLDER / "nki_decode_ranks_kernels.py"
+    (kernel,) = (f for f in functions(path) if f.name == "nki_decoder_stack_ranks_kernel")
+    named = tuned_parameters("decoder_stack")
+    assert [argument.arg for argument in kernel.args.args[-len(named) :]] == [n for n, _ in named]
+    defaults = [ast.literal_eval(node) for node in kernel.args.defaults[-len(named) :]]
+    assert defaults == [default for _, default in named]
 
 
 @each_spec

@@ -74,7 +74,8 @@ MUTANTS = {
     ),
     "an expert loaded in place of the next": (
         "experts_decode", "tiny, 4 ranks, 8 tokens", 1, DECODE,
-        "following = turn + len(buffers)\n", "following = turn + len(buffers) - 1\n",
+        "load_turn(down, w_down, experts, pairs, turn + len(buffers))",
+        "load_turn(down, w_down, experts, pairs, turn + len(buffers) - 1)",
     ),
     "padding put into the first slot": (
         "experts_prefill", "tiny, 4 ranks", 1, GROUPING,

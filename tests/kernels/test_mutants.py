@@ -127,8 +127,8 @@ MUTANTS = {
     ),
     "experts of the first layer": (
         "decoder_stack",
-        "operand0=float(layer * router_tile.shape[2])",
-        "operand0=0.0",
+        "inner, layer * router_tile.shape[2])",
+        "inner, 0)",
     ),
     "cache of the first layer": (
         "decoder_stack",
@@ -137,8 +137,8 @@ MUTANTS = {
     ),
     "norms of the layer exchanged": (
         "decoder_stack",
-        "load_whole(input_norm[layer])",
-        "load_whole(post_norm[layer])",
+        "weights[0], weights[1]",
+        "weights[3], weights[1]",
     ),
     "norms of the first layer's heads": (
         "decoder_stack",
