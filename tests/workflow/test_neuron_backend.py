@@ -39,7 +39,9 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         write_json(checkout / "results/kernel_tests" / f"{name}.json", kernel_test(name))
     (checkout / "prompts.txt").write_text("One stone and eight stones.\n")
     (checkout / "device.yaml").write_text(SETTINGS)
-    return checkout, neuron_machine.environment(folder / "machine")
+    variables = neuron_machine.environment(folder / "machine")
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile it all
+    return checkout, variables
 
 
 def snakemake(
