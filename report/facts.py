@@ -232,13 +232,9 @@ def facts(record: Fields) -> dict[str, Any]:
         "smallest_gap": min(accuracy_of(p)["smallest_baseline_gap"] for p in prompts),
         "families": families(kernels),
         **_work_facts(kernels),
-        "host_s": {
-            side: sorted(prompt[side]["host_time"]["mean_ms"] / 1000 for prompt in prompts)
-            for side in ("baseline", "nki")
-        },
         **_run_facts(record),
         **modelled_facts(record),
-        **(_device_facts(prompts) if record["backend"] == "neuron" else {}),
+        **(_device_facts(prompts) if record["backend"] == "neuron" else _host_facts(prompts)),
     }
 
 
@@ -328,4 +324,14 @@ def _device_facts(prompts: list[Fields]) -> dict[str, Any]:
     return {
         "gains": [prompt for change, prompt in changes if change > 0],
         "losses": [prompt for change, prompt in changes if change < 0],
+    }
+
+
+def _host_facts(prompts: list[Fields]) -> dict[str, Any]:
+    """Return the mean times in seconds that the host needed per prompt, sorted, of either side."""
+    return {
+        "host_s": {
+            side: sorted(prompt[side]["host_time"]["mean_ms"] / 1000 for prompt in prompts)
+            for side in ("baseline", "nki")
+        }
     }

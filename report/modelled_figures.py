@@ -66,15 +66,28 @@ def scores(record: Fields) -> Figure:
     ]
     left.plot([x for _row, x in base], [row for row, _x in base], "|", color=GREY, markersize=9)
     left.plot([], [], "|", color=GREY, label=f"base, {record['score_baselines']['platform']}")
+    _measured(left, right, record, prompts)
     for axes, label in ((left, "latency (s)"), (right, "score")):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, 1.4 * high)  # the last tick's number stays inside
         axes.set_xlabel(label)
     name_rows(left, [short(prompt_label(record, prompt), 22) for prompt in prompts])
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
+
+
+def _measured(left: Axes, right: Axes, record: Fields, prompts: list[Fields]) -> None:
+    """Add what a device measured for these prompts, if one did."""
+    found = {prompt["prompt_id"]: prompt["nki"] for prompt in record["per_prompt_results"]}
+    for axes, key, scale in ((left, "latency_ms", 1e-3), (right, "score", 1.0)):
+        rows = [r for r, p in enumerate(prompts) if key in found.get(p["prompt_id"], {})]
+        values = [scale * found[prompts[row]["prompt_id"]][key] for row in rows]
+        if rows:
+            axes.plot(values, rows, "D", color="black", markersize=3.4, label="measured here")
 
 
 def _ranges(

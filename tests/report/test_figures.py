@@ -6,15 +6,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from sample_record import device_record, simulator_record
 
 from evaluation.files import write_json
-from report.facts import families
+from report.drawing import COLUMN_IN, STYLE
 from report.fields import Fields
-from report.figures import COLUMN_IN, FIGURES, STYLE, plot
+from report.figures import FIGURES, plot
 
 
 def drawn(name: str, record: dict[str, Any]) -> Figure:
@@ -62,25 +63,59 @@ def test_the_same_record_gives_the_same_bytes(name: str, tmp_path: Path) -> None
     assert (tmp_path / "a" / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_figures_show_the_recorded_values() -> None:
-    record = simulator_record()
-    axes = drawn("kernel_errors", record).axes[0]
-    shown = {float(x) for line in axes.lines for x in np.atleast_1d(np.asarray(line.get_xdata()))}
-    for kernel in record["nki_kernels_implemented"]:
-        assert kernel["validation"]["float32"]["max_abs_error"] in shown
-    labels = [text.get_text() for text in drawn("kernel_work", record).axes[0].texts]
-    grouped = families(Fields(record)["nki_kernels_implemented"])
-    counts = [kernel["cost"]["instructions"] for _title, members in grouped for kernel in members]
-    assert labels == [f"{sum(count.values()):,}" for count in counts]
+def shown_numbers(axes: Axes) -> set[float]:
+    """Every x at which a line or marker stands."""
+    return {float(x) for line in axes.lines for x in np.atleast_1d(np.asarray(line.get_xdata()))}
 
 
-def test_the_padding_figure_shows_counted_over_useful() -> None:
+def test_the_accuracy_figure_shows_the_recorded_values() -> None:
     record = simulator_record()
-    axes = drawn("padding", record).axes[0]
-    shown = {float(x) for line in axes.lines for x in np.atleast_1d(np.asarray(line.get_xdata()))}
+    left, right = drawn("accuracy_margin", record).axes
     for prompt in record["per_prompt_results"]:
-        phase = prompt["nki"]["coverage"]["prefill"]
-        assert phase["counted_macs"]["experts_prefill"] / phase["useful_macs"]["experts"] in shown
+        accuracy = prompt["nki"]["accuracy"]
+        assert {e["worst_relative_error"] for e in accuracy["top_k"]} <= shown_numbers(left)
+        assert accuracy["smallest_baseline_gap"] in shown_numbers(right)
+
+
+def test_scores_stand_with_their_ranges_and_what_was_measured() -> None:
+    record = device_record()
+    left, right = drawn("scores", record).axes
+    for platform in ("trn2", "trn3"):
+        path = record["modelled"]["predictions"][platform]["paths"]["fused"]
+        for prompt in path["prompts"]:
+            assert prompt["score"]["nominal"] in shown_numbers(right)
+            assert prompt["latency_ms"]["nominal"] / 1000 in shown_numbers(left)
+    for prompt in record["per_prompt_results"]:
+        assert prompt["nki"]["latency_ms"] / 1000 in shown_numbers(left)
+        assert prompt["nki"]["score"] in shown_numbers(right)
+    assert len(drawn("scores", simulator_record()).axes[0].lines) < len(left.lines)
+
+
+def test_the_parts_of_a_token_add_up() -> None:
+    record = simulator_record()
+    ends = {
+        patch.get_x() + patch.get_width() for patch in drawn("token_time", record).axes[0].patches
+    }
+    for platform in ("trn2", "trn3"):
+        step = record["modelled"]["predictions"][platform]["paths"]["fused"]["decode"][-1]
+        assert any(end == pytest.approx(step["total_us"]["nominal"] / 1000) for end in ends)
+
+
+def test_every_kernel_stands_under_its_roof() -> None:
+    axes = drawn("roofline", record := simulator_record()).axes[0]
+    found = record["modelled"]["predictions"][record["platform_target"]]["roofline"]
+    legends = {text.get_text().split(" ", 1)[1] for text in axes.figure.legends[0].get_texts()}
+    assert legends == {point["kernel"] for point in found["points"]}
+    for point in found["points"]:
+        intensity = (point["macs"] or point["elements"]) / point["hbm_bytes"]
+        assert any(x == pytest.approx(intensity) for x in shown_numbers(axes))
+
+
+def test_every_published_point_is_drawn() -> None:
+    record = simulator_record()
+    axes = drawn("predicted_against_published", record).axes[0]
+    for point in record["modelled"]["validation"]["points"]:
+        assert point["published"] in shown_numbers(axes)
 
 
 def test_the_drift_figure_shows_every_layer_of_every_run() -> None:
@@ -93,9 +128,14 @@ def test_the_drift_figure_shows_every_layer_of_every_run() -> None:
             assert line == [entry["relative"] for entry in layers if entry["phase"] == phase]
 
 
-@pytest.mark.parametrize("name", ["padding", "drift"])
+MODELLED = ("scores", "token_time", "layer_timeline", "roofline", "predicted_against_published")
+
+
+@pytest.mark.parametrize("name", ["drift", *MODELLED])
 def test_a_figure_without_data_says_so(name: str) -> None:
-    shown = [text.get_text() for text in drawn(name, device_record()).axes[0].texts]
+    record = device_record()
+    del record["modelled"]
+    shown = [text.get_text() for text in drawn(name, record).axes[0].texts]
     assert len(shown) == 1 and shown[0].endswith("in this record")
 
 
