@@ -1,5 +1,8 @@
 # Documents that say what the sources say: made by a rule, committed, and held against the sources by a test.
-RULE_FILES = ["Snakefile", *sorted(str(file) for file in Path("workflow").glob("rules/*.smk"))]
+RULE_FILES = [
+    "Snakefile",
+    *sorted(str(file) for file in Path("workflow").glob("rules/*.smk")),
+]
 
 
 rule rule_graph:
