@@ -154,10 +154,14 @@ def latency_and_throughput_agree(record: Any) -> Iterator[Problem]:
     """Latency is the p99 of its samples; throughput x mean latency = sequence length x batch."""
     length = number(record, "test_configuration.sequence_length") or CHALLENGE_SEQUENCE_LENGTH
     batch = number(record, "test_configuration.batch_size") or 1
+    runs = number(record, "test_configuration.test_iterations")
     for side in _all_sides(record):
         samples = numbers(record, f"{side}.latency.samples_ms")
         latency = number(record, f"{side}.latency_ms")
         throughput = number(record, f"{side}.throughput_tok_s")
+        if samples is not None and runs is not None and len(samples) != runs:
+            rule, found = "one sample per timed run", shown(len(samples))
+            yield Problem(f"{side}.latency.samples_ms", rule, shown(runs), found)
         if samples is not None and min(samples) > 0:
             p99 = summarise_ms(samples).p99_ms
             yield from _equals(record, f"{side}.latency_ms", "p99 of latency.samples_ms", p99)

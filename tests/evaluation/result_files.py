@@ -264,7 +264,9 @@ def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) 
     """Return the record as a device would have left it, every figure consistent."""
     record = copy.deepcopy(record)
     record |= {"backend": "neuron", "hardware": "AWS Trainium2", "neuron_sdk_version": "2.29"}
+    record["test_configuration"]["test_iterations"] = 5
     record["provenance"]["config"]["backend"] = "neuron"
+    record["provenance"]["config"]["evaluation"]["timed_runs"] = 5
     record["provenance"]["config_sha256"] = sha256_json(record["provenance"]["config"])
     totals = {"baseline": 0.0, "nki": 0.0}
     bases = record["score_baselines"]["per_prompt"]

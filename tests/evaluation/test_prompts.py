@@ -44,6 +44,14 @@ def test_blocks_are_stripped_and_named_by_position(tmp_path: Path) -> None:
     assert prompts[5].name == "Prompt 6"
 
 
+def test_text_that_other_programs_would_read_differently_stays_as_it_is(tmp_path: Path) -> None:
+    hostile = (
+        r"""\write18{touch x} {y} {{z}} $(touch x) `touch x` %s %(a)s \n \x00 "' <b> ; & | #"""
+    )
+    (prompt,) = load_prompts(write(tmp_path, hostile))
+    assert prompt.text == hostile and prompt.sha256 == sha256_text(hostile)
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -154,6 +154,7 @@ def test_each_alteration_is_found(record: Record, path: str, value: Any, where: 
         (f"{NKI}.throughput_tok_s", 70.0, f"{NKI}.throughput_tok_s"),
         (f"{NKI}.score", 3.0, f"{NKI}.score"),
         (f"{NKI}.latency", delete, f"{NKI}.latency_ms"),
+        (f"{NKI}.latency.samples_ms[4]", delete, f"{NKI}.latency.samples_ms"),
         (f"{NKI}.latency.basis", "guessed", f"{NKI}.latency_ms"),
         (f"{NKI}.nki_flops_ratio", 0.6, f"{NKI}.score"),
         ("per_prompt_results[0].improvement_percent", 50.0,

@@ -1,5 +1,8 @@
 # Documents that say what the sources say: made by a rule, committed, and held against the sources by a test.
-RULE_FILES = ["Snakefile", *sorted(str(file) for file in Path("workflow").glob("rules/*.smk"))]
+RULE_FILES = [
+    "Snakefile",
+    *sorted(str(file) for file in Path("workflow").glob("rules/*.smk")),
+]
 
 
 rule rule_graph:
@@ -19,3 +22,26 @@ rule rule_graph:
         "Drawing the rules"
     shell:
         '"$PYTHON" -m workflow.scripts.rule_graph --root . --output {output.document} > {log} 2>&1'
+
+
+# README itself is written by people; the rule replaces its block of results alone, so README is no output.
+rule readme:
+    input:
+        record="results/benchmark_results.json",
+        report="report/technical_report.pdf",
+        code=program("readme"),
+    output:
+        result="docs/results.json",
+        png="docs/technical_report.png",
+    log:
+        "logs/readme.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=content_sha256(program("readme")),
+    message:
+        "Writing README's results and picture"
+    shell:
+        '"$PYTHON" -m workflow.scripts.readme --record {input.record} --report {input.report} --readme README.md'
+        " --output {output.result} --png {output.png} > {log} 2>&1"
