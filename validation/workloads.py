@@ -20,6 +20,9 @@ from .programs import decode, matmul, single, vector
 Workload = Callable[..., Range]
 MANY = 2048
 """Instructions of a chain; half as many are subtracted, and with them what happens once."""
+TRACED = 2, 4
+"""Repetitions of a large kernel's loop that are traced; more of them take as much longer."""
+TILE_ROWS, TILE_COLUMNS = 128, 512
 
 
 def tensor(*shape: int, dtype: str = "float32") -> Placeholder:
@@ -47,6 +50,15 @@ def interval(platform: str, kernel: Any, count: int, *arguments: Any, last: bool
 
     half = count // 2
     return _difference(at(count), at(half), half)
+
+
+def repeated(at: Callable[[int], Range], count: int) -> Range:
+    """ns of `count` repetitions of what a loop repeats, from those of `TRACED` repetitions."""
+    few, many = TRACED
+    if count <= many:
+        return at(count)
+    short, long = at(few), at(many)
+    return short + (long - short) * ((count - few) / (many - few))
 
 
 def _difference(long: Range, short: Range, count: int) -> Range:
@@ -151,27 +163,48 @@ def _factors(rows: int, depth: int, columns: int, dtype: str) -> tuple[Placehold
     return tensor(depth, rows, dtype=dtype), tensor(depth, columns, dtype=dtype)
 
 
+def _by_rows(
+    platform: str, kernel: Any, rows: int, block: int, *blocks: int, **sizes: Any
+) -> Range:
+    """A product, of which the loop over blocks of `block` tiles of rows is traced in part."""
+
+    def at(count: int) -> Range:
+        factors = _factors(rows=count * block * TILE_ROWS, **sizes)
+        return time_of(platform, kernel, *factors, *blocks)
+
+    return repeated(at, rows // (block * TILE_ROWS))
+
+
 def naive_matmul(platform: str, **sizes: Any) -> Range:
     """Tiles loaded for each product."""
-    return time_of(platform, matmul.naive, *_factors(**sizes))
+    return _by_rows(platform, matmul.naive, block=1, **sizes)
 
 
-def hoisted_matmul(platform: str, together: int, **sizes: Any) -> Range:
+def hoisted_matmul(platform: str, rows: int, together: int, **sizes: Any) -> Range:
     """Block rows of lhs reused."""
-    return time_of(platform, matmul.hoisted, *_factors(**sizes), together)
+    return _by_rows(platform, matmul.hoisted, rows, 1, together, **sizes)
 
 
-def blocked_matmul(platform: str, block_rows: int, block_columns: int, **sizes: Any) -> Range:
+def blocked_matmul(
+    platform: str, rows: int, block_rows: int, block_columns: int, **sizes: Any
+) -> Range:
     """Blocks of the result."""
-    return time_of(platform, matmul.blocked, *_factors(**sizes), block_rows, block_columns)
+    return _by_rows(platform, matmul.blocked, rows, block_rows, block_rows, block_columns, **sizes)
 
 
 def split_depth_matmul(
-    platform: str, block_rows: int, block_columns: int, block_depth: int, **sizes: Any
+    platform: str, columns: int, block_rows: int, block_columns: int, block_depth: int, **sizes: Any
 ) -> Range:
     """Blocks in all dimensions."""
-    blocks = block_rows, block_columns, block_depth
-    return time_of(platform, matmul.split_depth, *_factors(**sizes), *blocks)
+    width = block_columns * TILE_COLUMNS
+
+    def at(count: int) -> Range:
+        factors = _factors(columns=count * width, **sizes)
+        return time_of(
+            platform, matmul.split_depth, *factors, block_rows, block_columns, block_depth
+        )
+
+    return repeated(at, columns // width)
 
 
 def one_bank_matmul(platform: str, **sizes: Any) -> Range:
@@ -183,8 +216,12 @@ def batched_matmul(
     platform: str, batch: int, rows: int, depth: int, columns: int, dtype: str
 ) -> Range:
     """A product per batch element."""
-    factors = tensor(batch, depth, rows, dtype=dtype), tensor(batch, depth, columns, dtype=dtype)
-    return time_of(platform, matmul.batched, *factors)
+
+    def at(count: int) -> Range:
+        left, right = (tensor(count, depth, size, dtype=dtype) for size in (rows, columns))
+        return time_of(platform, matmul.batched, left, right)
+
+    return repeated(at, batch)
 
 
 # -- the vector engine -----------------------------------------------------------------------------
@@ -192,10 +229,14 @@ def batched_matmul(
 
 def scan(platform: str, channels: int, length: int, states: int, chunk: int, hoist: bool) -> Range:
     """A selective state space layer."""
-    streams = tensor(channels, length), tensor(channels, length)
     gates = tensor(states, length), tensor(states, length)
-    decay = tensor(channels, states)
-    return time_of(platform, vector.scan, *streams, decay, *gates, chunk, hoist)
+
+    def at(count: int) -> Range:
+        rows = count * TILE_ROWS
+        streams = tensor(rows, length), tensor(rows, length)
+        return time_of(platform, vector.scan, *streams, tensor(rows, states), *gates, chunk, hoist)
+
+    return repeated(at, channels // TILE_ROWS)
 
 
 def rotate(platform: str, heads: int, size: int, length: int) -> Range:
