@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("nki_sim", "kernels", "model", "evaluation", "report", "validation", "workflow")
+PARTS = ("nki_sim", "kernels", "model", "evaluation", "report", "tuning", "validation", "workflow")
 MAY_IMPORT = {
     "nki_sim": set(),
     "kernels": set(),
     "model": {"kernels"},
     "evaluation": {"kernels", "model", "nki_sim"},
     "report": {"evaluation"},
+    "tuning": {"kernels", "nki_sim"},
     "validation": {"nki_sim"},
     "workflow": {"evaluation", "kernels", "model", "report"},
 }

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-OUTPUT_FLAGS = {"--manifest", "--output", "--json", "--pdf", "--png"}
+OUTPUT_FLAGS = {"--manifest", "--output", "--json", "--pdf", "--png", "--table"}
 
 
 def act(program: str, words: list[str]) -> None:
@@ -83,6 +83,8 @@ def _write(path: Path, text: str) -> None:
 def _program(command: list[str]) -> tuple[str, list[str]] | None:
     if command[1:2] == ["-m"] and command[2].startswith("workflow.scripts."):
         return command[2].rpartition(".")[2], command[3:]
+    if command[1:3] == ["-m", "tuning"]:
+        return "tuning", command[3:]
     if command[1:2] in (["main.py"], ["test_nki_kernels.py"]):
         return Path(command[1]).stem, command[2:]
     return None
