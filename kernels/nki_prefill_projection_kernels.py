@@ -245,7 +245,6 @@ def nki_qkv_prefill_kernel(
     eps,
     kv_heads,
     rounding="fused",
-    loads=4,
 ):
     """Residual addition, RMSNorm, QKV, norms of the heads and RoPE of up to 2560 tokens.
 
@@ -264,7 +263,6 @@ def nki_qkv_prefill_kernel(
                  eps          Python float > 0
                  kv_heads     Python int
                  rounding     Python string, "fused" or "stepwise"
-                 loads        Python int: DMAs per part of the weights
     Returns:     (q [heads, D, S], k [kv heads, D, S], v [kv heads, S, D]) and, with a residual,
                  t [S, H]; dtype of x  shared HBM
     Tiling:      equal tiles of up to 128 tokens: their rows are normed, transposed in J pieces of
@@ -334,7 +332,7 @@ def nki_qkv_prefill_kernel(
         stop = min(start + part, outputs)
         asking = max(min(stop, first_key) - start, 0) // head_dim
         turning = max(min(stop, first_value) - start, 0) // head_dim
-        weights = load_outputs(w_qkv, cut_ranges(owned, start, stop), loads)
+        weights = load_outputs(w_qkv, cut_ranges(owned, start, stop))
         if turning > 0:
             head_norms = load_head_norms(q_norm, k_norm, asking, turning - asking, size)
             columns = nl.ndarray((head_dim, turning, end - begin), dtype=x.dtype, buffer=nl.sbuf)
@@ -372,7 +370,7 @@ def nki_qkv_prefill_kernel(
 
 
 @nki.jit
-def nki_output_projection_prefill_kernel(attended, w_o):
+def nki_output_projection_prefill_kernel(attended, w_o, loads=8):
     """Output projection of the attended heads of up to 5120 tokens: this rank's part of the sum.
 
     Math:        y[s, n] = sum over d, h of attended[h, d, s] * w_o[d, h, n]
@@ -380,13 +378,14 @@ def nki_output_projection_prefill_kernel(attended, w_o):
     Args:        attended  [heads, D, S]  float32 or bfloat16  HBM
                  w_o       [D, heads, H]  dtype of attended    HBM, element (d, h, n) is that of
                            output n and input h D + d: pack_linear(weight, D) of kernels.layouts
+                 loads     Python int: DMAs per part of the weight
     Returns:     [S, H]  dtype of attended  shared HBM
     Tiling:      attended lies as it comes, [D, heads, S]: D is contracted on the partitions, heads
                  in PSUM. w_o comes in equal parts of up to 40 KiB per partition and 1536 columns,
                  each read once and met by all tokens, 128 at a time as stationary operand, with
                  up to 512 outputs as moving operand. The last tile holds the tokens left over.
                  Cores: consecutive shares of H, so that each reads half of the weight.
-    Engine plan: DMA: attended once, 4 per part of the weight, one store per tile and part. PE:
+    Engine plan: DMA: attended once, `loads` per part of weight, one store per tile and part. PE:
                  heads x H / 512 matmuls per tile. VE: one pass from PSUM to SBUF.
     Bound:       up to 128 tokens HBM, by heads D H elements of the weight; then PE with
                  S heads D H / 16384 columns of 128 x 128 products
@@ -414,7 +413,7 @@ def nki_output_projection_prefill_kernel(attended, w_o):
     part = outputs_at_once(end - begin, 1, w_o)
     for start in range(begin, end, part):
         stop = min(start + part, end)
-        weights = load_outputs(w_o, [(start, stop)])
+        weights = load_outputs(w_o, [(start, stop)], loads)
         for first in range(0, tokens, PARTITIONS):
             count = min(PARTITIONS, tokens - first)
             sums = project_rows(columns, first, count, weights)

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
-    "nki_sim", "kernels", "model", "evaluation", "prediction", "report", "validation", "workflow",
+    "nki_sim", "kernels", "model", "evaluation", "prediction", "report", "tuning", "validation",
+    "workflow",
 )  # fmt: skip
 MAY_IMPORT = {
     "nki_sim": set(),
@@ -20,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"kernels", "model", "nki_sim"},
     "report": {"evaluation"},
     "prediction": {"evaluation", "kernels", "model", "nki_sim"},
+    "tuning": {"kernels", "nki_sim"},
     "validation": {"evaluation", "nki_sim"},
     "workflow": {"evaluation", "kernels", "model", "report"},
 }

@@ -101,6 +101,14 @@ def device_launches() -> list[str]:
     ]
 
 
+def tuning_files(kernel: str) -> list[str]:
+    """Return what the result of a kernel's tuned variant depends on, whatever others there are."""
+    named = {"decoder_stack_ranks": "kernels/nki_decode_ranks_kernels.py", **kernel_files()}
+    sources = map(module_name, kernel_sources())
+    harness = program_files("tuning/evaluation.py", without=[*sources, "kernels.variants"])
+    return sorted({*harness, *program_files(named[kernel]), *simulator_files()})
+
+
 def kernel_sources() -> list[str]:
     """Return the files in kernels/ that hold NKI code."""
     return sorted(f"kernels/{file.name}" for file in (ROOT / "kernels").glob("nki_*.py"))

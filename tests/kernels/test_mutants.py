@@ -218,8 +218,8 @@ MUTANTS = {
     "scores of a prompt not scaled": ("attention_prefill", "scale = head_dim**-0.5", "scale = 1.0"),
     "outputs of the first part": (
         "output_projection_prefill",
-        "load_outputs(w_o, [(start, stop)])",
-        "load_outputs(w_o, [(0, stop - start)])",
+        "load_outputs(w_o, [(start, stop)], loads)",
+        "load_outputs(w_o, [(0, stop - start)], loads)",
     ),
     "attended tokens of the first tile": (
         "output_projection_prefill",

@@ -83,7 +83,7 @@ def _write(path: Path, text: str) -> None:
 def _program(command: list[str]) -> tuple[str, list[str]] | None:
     if command[1:2] == ["-m"] and command[2].startswith("workflow.scripts."):
         return command[2].rpartition(".")[2], command[3:]
-    if command[1:2] == ["-m"] and command[2] in ("prediction", "validation"):
+    if command[1:2] == ["-m"] and command[2] in ("prediction", "tuning", "validation"):
         return command[2], command[3:]
     if command[1:2] in (["main.py"], ["test_nki_kernels.py"]):
         return Path(command[1]).stem, command[2:]
