@@ -83,6 +83,7 @@ def aggregate(
     kernel_tests: Sequence[Path],
     predictions: Sequence[Path],
     validation: Path,
+    ladder: Path,
     model_manifest: Path,
 ) -> dict[str, Any]:
     """Return the record of a build, on the simulator or on a device, fresh and valid.
@@ -106,19 +107,20 @@ def aggregate(
     compiled = read_results(artefacts)
     tests = read_results(kernel_tests)
     predicted = read_results(predictions)
-    (validated,) = read_results([validation])
+    validated, tuned = read_results([validation, ladder])
     problems = [
         *stale_artefacts(compiled, present),
         *stale_evaluations(results, compiled, present),
         *stale_checks(checked, present),
         *stale_kernel_tests(tests, list(SPECS)),
-        *stale_modelled(predicted, validated),
+        *stale_modelled(predicted, validated, tuned),
         *_foreign_architecture(config, manifest),
     ]
     if problems:
         raise StaleInput(problems)
     record = _record(present, prompts, results, checked, compiled, tests, manifest)
     provenance = record.pop("provenance")
+    provenance["results"] |= _hashes([*predicted, validated, tuned], manifest)
     record |= {"modelled": modelled(predicted, validated), "provenance": provenance}
     invalid = validate(record)
     if invalid:

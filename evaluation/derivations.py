@@ -232,10 +232,26 @@ _STATED = (
     Derivation("model", "the checkpoint's source", (), "evaluation.aggregation:_model_name"),
 )  # fmt: skip
 
+_MODELLED = (
+    Derivation("modelled.basis", "as this section's figures are made", (),
+               "evaluation.modelled:modelled"),
+    Derivation("modelled.predictions.{platform}.{rest...}", "the latency model's, from traces of "
+               "the kernels and constants of the platform; see docs/latency.md", (),
+               "prediction.whole:predict_model",
+               Source("results/predictions/{platform}.json", "{rest}", "predict_latency")),
+    Derivation("modelled.validation.{rest...}", "the latency model's time of a program, and the "
+               "published one", (), "validation.comparison:compare",
+               Source("results/validation/latency.json", "{rest}", "validate_latency")),
+    Derivation("modelled.ladders.{rest...}", "the latency model's time of a kernel's variant", (),
+               "tuning.evaluation:evaluate",
+               Source("results/tuning_ladder.json", "{rest}", "collect_ladder")),
+)  # fmt: skip
+
 DERIVATIONS = (
     *_SUMMARY, *_DEVICE, *_TIMES,
     *_proof(f"{PROMPT}.nki", lambda key: _evaluation(key, "nki")), *_PROMPTS,
-    *_proof(CHECK, _check), *_CHECKS, *_KERNELS, *_STATED,
+    *_proof(CHECK, _check), *_CHECKS, *_KERNELS, *_MODELLED,
+    *_STATED,
 )  # fmt: skip
 
 

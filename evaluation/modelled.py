@@ -1,4 +1,4 @@
-"""The record's section of modelled times: predictions for the whole model, and their validation.
+"""The record's section of modelled times: of the whole model, their validation, steps of tuning.
 
 It stands apart from whatever was measured, and is about Qwen3-30B-A3B on a chip, whatever model and
 backend the rest of the record is about.
@@ -16,13 +16,16 @@ PLATFORMS = ("trn2", "trn3")
 _OF_THE_FILE = ("schema_version", "inputs")
 
 
-def modelled(predictions: Sequence[ResultFile], validation: ResultFile) -> dict[str, Any]:
-    """Return the section, from the predictions' files and the one of the validation."""
+def modelled(
+    predictions: Sequence[ResultFile], validation: ResultFile, ladder: ResultFile
+) -> dict[str, Any]:
+    """Return the section, from the files of the predictions, their validation and the tuning."""
     by_platform = {file.content["platform"]: _content(file) for file in predictions}
     return {
         "basis": "modelled",
         "predictions": {platform: by_platform[platform] for platform in PLATFORMS},
         "validation": _content(validation),
+        "ladders": _content(ladder),
     }
 
 

@@ -36,6 +36,25 @@ def modelled_figures(record: Any) -> Iterator[Problem]:
         for path in ("layered", "fused"):
             yield from _path(record, where, path, platform)
         yield from _bound(record, where)
+    yield from _gains(record)
+
+
+def _gains(record: Any) -> Iterator[Problem]:
+    """A step of tuning gains what the step before took longer."""
+    kernels = lookup(record, f"{_SECTION}.ladders.kernels")
+    for kernel in kernels if isinstance(kernels, dict) else ():
+        steps = members(record, f"{_SECTION}.ladders.kernels.{kernel}.steps")
+        for before, step in zip([None, *steps], steps, strict=False):
+            for platform in ("trn2", "trn3"):
+                time = number(record, f"{step}.time_us.{platform}.nominal")
+                longer = number(record, f"{before}.time_us.{platform}.nominal") if before else time
+                path = f"{step}.gain_us.{platform}"
+                gain = lookup(record, path)
+                if time is None or longer is None or not is_number(gain):
+                    continue
+                if abs(gain - (longer - time)) > _RELATIVE_ERROR * max(longer, time):
+                    rule = "a step's gain is the time before less its own"
+                    yield Problem(path, rule, shown(longer - time), shown(gain))
 
 
 def _says_so(record: Any) -> Iterator[Problem]:

@@ -206,6 +206,11 @@ def name_of(tuned: Tuned, settings: Settings) -> str:
     return "__".join([tuned.kernel, *(changed or ["default"])])
 
 
+def ladder_variants() -> list[str]:
+    """The names of the variants that the ladders' steps are."""
+    return [name_of(t, settings) for t in TUNED.values() for _stage, settings in steps(t)]
+
+
 def variants() -> dict[str, Variant]:
     """All variants by name: defaults, one value changed at a time, and the ladders' steps."""
     found = {}

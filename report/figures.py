@@ -35,6 +35,7 @@ from report.modelled_figures import (
     roofline,
     scores,
     token_time,
+    tuning_ladder,
 )
 
 _PNG_DPI = 200
@@ -119,6 +120,7 @@ FIGURES: dict[str, Callable[[Fields], Figure]] = {
     "drift": drift,
     "scores": scores,
     "token_time": token_time,
+    "tuning_ladder": tuning_ladder,
     "layer_timeline": layer_timeline,
     "roofline": roofline,
     "predicted_against_published": predicted_against_published,

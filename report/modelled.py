@@ -76,6 +76,7 @@ def modelled_facts(record: Fields) -> dict[str, Any]:
             ],
             "buckets": [step["bucket"] for step in predictions["trn2"]["prefill"]],
             "groups": {name: one for name, one in groups.items() if one["held_out"]["points"]},
+            "ladders": _ladders(record["modelled"]["ladders"]["kernels"]),
             "points": len(validation["points"]),
             "held_out": sum(not point["used"] for point in validation["points"]),
             "missed": [name for name, group in groups.items() if group["met"] is False],
@@ -83,6 +84,25 @@ def modelled_facts(record: Fields) -> dict[str, Any]:
             "ladders_missed": [(name, one) for name, one in ladders.items() if not one["met"]],
         }
     }
+
+
+def _ladders(kernels: Fields) -> list[dict[str, Any]]:
+    """Return each kernel's steps, and per platform its speedup and the step that gained most."""
+    return [
+        {
+            "kernel": kernel,
+            "steps": found["steps"],
+            "workload": found["workload"],
+            "speedup": {p: _nominal(found, 0, p) / _nominal(found, -1, p) for p in PLATFORMS},
+            "best": {p: max(found["steps"], key=lambda s: s["gain_us"][p]) for p in PLATFORMS},
+            "idle": [s for s in found["steps"][1:] if max(s["gain_us"].values()) <= 0],
+        }
+        for kernel, found in kernels.items()
+    ]
+
+
+def _nominal(found: Fields, step: int, platform: str) -> float:
+    return float(found["steps"][step]["time_us"][platform]["nominal"])
 
 
 def _on_both(predictions: Fields, index: int) -> list[Fields]:

@@ -137,6 +137,25 @@ def token_time(record: Fields) -> Figure:
     return figure
 
 
+def tuning_ladder(record: Fields) -> Figure:
+    """Modelled time of the decoder's stack after each step of tuning, with ranges, per platform."""
+    if "modelled" not in record:
+        return without(column_figure(0.6).subplots(), ABSENT)
+    steps = record["modelled"]["ladders"]["kernels"]["decoder_stack_ranks"]["steps"]
+    figure = column_figure(0.65 + 0.24 * len(steps))
+    axes = figure.subplots()
+    for index, platform in enumerate(PLATFORMS):
+        times = [step["time_us"][platform] for step in steps]
+        rows = [row + 0.32 * (index - 0.5) for row in range(len(steps))]
+        colour, marker = _PLATFORM_STYLES[platform]
+        axes.plot([time["nominal"] for time in times], rows, color=colour, linewidth=0.5)
+        _ranges(axes, times, rows, colour, marker, platform, 1.0)
+    axes.set_xlabel("µs per layer")
+    name_rows(axes, [short(step["step"]) for step in steps])
+    legend(axes)
+    return figure
+
+
 def layer_timeline(record: Fields) -> Figure:
     """Busy intervals of a core's engines and queues in one decode layer, a panel per platform."""
     if "modelled" not in record:

@@ -24,6 +24,9 @@ def main() -> int:
     every.add_argument("files", type=Path, nargs="+", help="JSON files of all variants")
     every.add_argument("--output", type=Path, required=True, help="JSON")
     every.add_argument("--table", type=Path, required=True, help="the same as Markdown")
+    steps = commands.add_parser("ladder", help="put the results of the ladders' steps together")
+    steps.add_argument("files", type=Path, nargs="+", help="JSON files of these variants")
+    steps.add_argument("--output", type=Path, required=True, help="JSON")
     commands.add_parser("list", help="print the variants' names")
     options = parser.parse_args()
     os.environ["NKI_SIMULATOR"] = "1"
@@ -31,7 +34,8 @@ def main() -> int:
     if options.command == "list":
         print("\n".join(variants()))
         return 0
-    return _variant(options) if options.command == "variant" else _collect(options)
+    run = {"variant": _variant, "collect": _collect, "ladder": _ladder}
+    return run[options.command](options)
 
 
 def _variant(options: argparse.Namespace) -> int:
@@ -58,6 +62,22 @@ def _collect(options: argparse.Namespace) -> int:
     _write(options.table, markdown(table))
     _write(options.output, json.dumps(table, indent=1) + "\n")
     print(markdown(table))
+    return 0
+
+
+def _ladder(options: argparse.Namespace) -> int:
+    from .table import TuningError, ladders
+
+    try:
+        found = ladders([json.loads(file.read_text()) for file in options.files])
+    except TuningError as error:
+        print(error, file=sys.stderr)
+        return 1
+    _write(options.output, json.dumps(found, indent=1) + "\n")
+    for kernel, one in found["kernels"].items():
+        for step in one["steps"]:
+            times = ", ".join(f"{p} {t['nominal']:.1f} us" for p, t in step["time_us"].items())
+            print(f"{kernel}: {step['step']}: {times}")
     return 0
 
 

@@ -40,6 +40,22 @@ def collect(results: Sequence[Result]) -> Result:
     }
 
 
+def ladders(results: Sequence[Result]) -> Result:
+    """The ladders alone, for JSON; `results` are of their steps.
+
+    Raises:
+        TuningError: a step is missing or wrong.
+    """
+    by_name = {one["variant"]: one for one in results}
+    found = {}
+    for kernel, tuned in TUNED.items():
+        if tuned.ladder:
+            chosen = _result(by_name, name_of(tuned, tuned.defaults))
+            about = {name: chosen[name] for name in ("workload", "unit")}
+            found[kernel] = {**about, "steps": _ladder(tuned, by_name)}
+    return {"schema_version": 1, "basis": "modelled", "kernels": found}
+
+
 def _kernel(tuned: Tuned, by_name: dict[str, Result]) -> Result:
     default = _result(by_name, name_of(tuned, tuned.defaults))
     if not default["passed"]:

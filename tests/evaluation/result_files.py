@@ -62,6 +62,10 @@ class Results:
     def validation(self) -> Path:
         return self.folder / "validation" / "latency.json"
 
+    @property
+    def ladder(self) -> Path:
+        return self.folder / "tuning_ladder.json"
+
     def change(self, path: Path, keys: str, value: Any) -> None:
         """Set a value, by keys separated by ">", in one of the files; None deletes it."""
         content = read_json(path)
@@ -86,6 +90,7 @@ class Results:
             "kernel_tests": sorted(self.folder.glob("kernel_tests/*.json")),
             "predictions": sorted(self.folder.glob("predictions/*.json")),
             "validation": self.validation,
+            "ladder": self.ladder,
             "model_manifest": self.model_manifest,
         }
         return aggregate(**{**arguments, **changes})
@@ -115,6 +120,7 @@ def make(folder: Path, backend: str = "simulator") -> Results:
     for platform in ("trn2", "trn3"):
         write_json(results.prediction(platform), modelled_sample.prediction(platform))
     write_json(results.validation, modelled_sample.validation())
+    write_json(results.ladder, modelled_sample.ladders())
     for variant in VARIANTS:
         inputs = artefact_inputs(variant, manifest["sha256"], CompileSettings(backend))
         if backend == "neuron":

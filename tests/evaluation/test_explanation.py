@@ -18,8 +18,6 @@ from . import result_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = "\n".join(file.read_text() for file in sorted((ROOT / "workflow/rules").glob("*.smk")))
-DESCRIBED_ELSEWHERE = ("modelled",)
-"""Sections that name their own sources."""
 
 Record = dict[str, Any]
 
@@ -41,8 +39,7 @@ def records(build: Path) -> dict[str, Record]:
 
 
 def figures(record: Record) -> list[str]:
-    leaves = [p for p, value in walk(record) if p and not isinstance(value, (dict, list))]
-    return [path for path in leaves if path.split(".")[0] not in DESCRIBED_ELSEWHERE]
+    return [p for p, value in walk(record) if p and not isinstance(value, (dict, list))]
 
 
 @pytest.mark.parametrize("backend", ["simulator", "neuron"])

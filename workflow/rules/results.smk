@@ -15,6 +15,7 @@ rule aggregate_results:
         kernel_tests=expand("results/kernel_tests/{kernel}.json", kernel=KERNELS),
         predictions=PREDICTIONS,
         validation="results/validation/latency.json",
+        ladder="results/tuning_ladder.json",
         model=MODEL_MANIFEST,
         prompts=config["evaluation"]["prompts"],
         code=program("aggregate_results"),
@@ -35,7 +36,7 @@ rule aggregate_results:
     shell:
         '"$PYTHON" -m workflow.scripts.aggregate_results --config {params.config:q} --prompts {input.prompts:q}'
         " --evaluations {input.evaluations} --checks {input.checks} --artefacts {input.artefacts} --kernel-tests {input.kernel_tests}"
-        " --predictions {input.predictions} --validation {input.validation}"
+        " --predictions {input.predictions} --validation {input.validation} --ladder {input.ladder}"
         " --model-manifest {input.model} --history {params.history} --output {output.record} > {log} 2>&1"
 
 

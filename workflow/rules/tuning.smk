@@ -1,5 +1,6 @@
-# Tuned variants of kernels: one job each, so that any executor can spread them, and one table of all. Not part of the
-# report's run: ask for it by `snakemake tune`.
+# Tuned variants of kernels: one job each, so that any executor can spread them. The ladders' steps are part of the record;
+# the table of all variants is not: ask for it by `snakemake tune`.
+from kernels.variants import ladder_variants
 from kernels.variants import variants as tuned_variants
 from workflow.project import tuning_files
 
@@ -54,6 +55,25 @@ rule collect_tuning:
         "Collecting the tuned variants"
     shell:
         '"$PYTHON" -m tuning collect {input.results} --output {output.result} --table {output.table} 2>&1 | tee {log} >&2'
+
+
+rule collect_ladder:
+    input:
+        results=expand("results/tuning/{tuned}.json", tuned=ladder_variants()),
+        code=program_files("tuning/__main__.py", without=["nki_sim"]),
+    output:
+        result="results/tuning_ladder.json",
+    log:
+        "logs/collect_ladder.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=content_sha256(program_files("tuning/__main__.py", without=["nki_sim"])),
+    message:
+        "Collecting the steps of tuning"
+    shell:
+        '"$PYTHON" -m tuning ladder {input.results} --output {output.result} > {log} 2>&1'
 
 
 rule tune:

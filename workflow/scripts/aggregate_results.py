@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kernel-tests", type=Path, nargs="+", required=True, help="test results")
     parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="modelled times")
     parser.add_argument("--validation", type=Path, required=True, help="of the latency model")
+    parser.add_argument("--ladder", type=Path, required=True, help="steps of tuning")
     parser.add_argument("--model-manifest", type=Path, required=True, help="the checkpoint's")
     parser.add_argument("--output", type=Path, required=True, help="record to write")
     parser.add_argument("--history", type=Path, required=True, help="folder that keeps a copy")
