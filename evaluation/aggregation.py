@@ -121,7 +121,7 @@ def aggregate(
     record = _record(present, prompts, results, checked, compiled, tests, manifest)
     provenance = record.pop("provenance")
     provenance["results"] |= _hashes([*predicted, validated, tuned], manifest)
-    record |= {"modelled": modelled(predicted, validated), "provenance": provenance}
+    record |= {"modelled": modelled(predicted, validated, tuned), "provenance": provenance}
     invalid = validate(record)
     if invalid:
         raise RecordError("the new record", invalid)

@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluation.freshness import ResultFile
 from evaluation.provenance import modelled_inputs, prediction_files, validation_files
+from kernels.variants import ladder_variants
 
 PLATFORMS = ("trn2", "trn3")
 _OF_THE_FILE = ("schema_version", "inputs")
@@ -29,7 +30,9 @@ def modelled(
     }
 
 
-def stale_modelled(predictions: Sequence[ResultFile], validation: ResultFile) -> Iterator[str]:
+def stale_modelled(
+    predictions: Sequence[ResultFile], validation: ResultFile, ladder: ResultFile
+) -> Iterator[str]:
     """Yield what is wrong with the files: one per platform, made from what there is now."""
     platforms = [file.content.get("platform") for file in predictions]
     if sorted(map(str, platforms)) != list(PLATFORMS):
@@ -40,6 +43,9 @@ def stale_modelled(predictions: Sequence[ResultFile], validation: ResultFile) ->
             yield f"{file.path}: made from other sources; predict {file.path.stem} again"
     if validation.content.get("inputs") != modelled_inputs(validation_files()):
         yield f"{validation.path}: made from other sources; run the validation again"
+    kernels = ladder.content.get("kernels", {}).values()
+    if [step["variant"] for one in kernels for step in one["steps"]] != ladder_variants():
+        yield f"{ladder.path}: other steps than kernels/variants.py has; collect the ladder again"
 
 
 def _content(file: ResultFile) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from evaluation.provenance import REPOSITORY, modelled_inputs, prediction_files, validation_files
 from evaluation.scoring import load_baselines
+from kernels.variants import TUNED, name_of, steps
 
 Json = dict[str, Any]
 ENDS = ("low", "nominal", "high")
@@ -184,23 +185,36 @@ def _validated(number: int, used: str) -> Json:
 
 def ladders() -> Json:
     """The file of the steps of tuning."""
-    steps, before = [], {"trn2": 0.0, "trn3": 0.0}
-    for number, step_name in enumerate(("each load in its turn", "two buffers", "early weights")):
+    kernels = {
+        kernel: {
+            "workload": "a layer",
+            "unit": "us per layer",
+            "steps": _ladder(
+                [(stage.name, name_of(tuned, given)) for stage, given in steps(tuned)]
+            ),
+        }
+        for kernel, tuned in TUNED.items()
+        if tuned.ladder
+    }
+    return {"schema_version": 1, "basis": "modelled", "kernels": kernels}
+
+
+def _ladder(names: list[tuple[str, str]]) -> list[Json]:
+    ladder, before = [], {"trn2": 0.0, "trn3": 0.0}
+    for number, (step_name, variant) in enumerate(names):
         times = {
             p: 100.0 * speed / (1 + 0.2 * number) for p, speed in (("trn2", 1.0), ("trn3", 0.7))
         }
         gains = {p: before[p] - time if number else 0.0 for p, time in times.items()}
-        steps.append(
+        ladder.append(
             {
                 "step": step_name, "idea": "an idea", "change": {"buffers": number + 1},
-                "variant": f"decoder_stack_ranks__{number}",
+                "variant": variant,
                 "time_us": {p: spread(time) for p, time in times.items()}, "gain_us": gains,
             }
         )  # fmt: skip
         before = times
-    about = {"workload": "a layer", "unit": "us per layer"}
-    kernels = {"decoder_stack_ranks": {**about, "steps": steps}}
-    return {"schema_version": 1, "basis": "modelled", "kernels": kernels}
+    return ladder
 
 
 def section() -> Json:
