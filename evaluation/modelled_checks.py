@@ -12,6 +12,7 @@ from evaluation.scoring import Measurement, PromptBaseline, ScoringError, load_b
 _ENDS = ("low", "nominal", "high")
 _REVERSED = {"low": "high", "nominal": "nominal", "high": "low"}
 _SECTION = "modelled"
+_HOST_TERMS = ("host_launch", "host_loop")
 _SEQUENCE_LENGTH = 640
 _BASELINES_FILE = Path(__file__).resolve().parent.parent / "config" / "baselines.yaml"
 _RELATIVE_ERROR = 1e-9
@@ -66,12 +67,14 @@ def _steps(record: Any, where: str) -> list[str]:
 
 def _terms_add_up(record: Any, step: str) -> Iterator[Problem]:
     terms = members(record, f"{step}.terms")
-    for end in _ENDS:
-        found = [number(record, f"{term}.time_us.{end}") for term in terms]
-        known = [value for value in found if value is not None]
-        if terms and len(known) == len(terms):
-            path = f"{step}.total_us.{end}"
-            yield from _is(record, path, "the sum of the terms", sum(known))
+    device = [term for term in terms if lookup(record, f"{term}.name") not in _HOST_TERMS]
+    for name, parts in (("total_us", terms), ("device_us", device)):
+        for end in _ENDS:
+            found = [number(record, f"{term}.time_us.{end}") for term in parts]
+            known = [value for value in found if value is not None]
+            if terms and len(known) == len(parts):
+                rule = "the sum of the terms" + ("" if parts is terms else " that are the device's")
+                yield from _is(record, f"{step}.{name}.{end}", rule, sum(known))
     for term in terms:
         hbm, whole = number(record, f"{term}.hbm_us"), number(record, f"{term}.time_us.nominal")
         if hbm is not None and whole is not None and hbm > whole * (1 + _RELATIVE_ERROR):
@@ -97,10 +100,11 @@ def _path(record: Any, where: str, path: str, platform: str) -> Iterator[Problem
             yield from _is(record, f"{here}.total_score.{end}", rule, sum(known))
     bound = number(record, f"{where}.bound.time_us")
     decode = members(record, f"{here}.decode")
-    step_us = number(record, f"{decode[-1]}.total_us.nominal") if decode else None
-    if bound and step_us is not None:
-        rule = "a step with the largest bucket / bound.time_us"
-        yield from _is(record, f"{here}.bound_ratio", rule, step_us / bound)
+    for name, ratio in (("total_us", "bound_ratio"), ("device_us", "device_bound_ratio")):
+        step_us = number(record, f"{decode[-1]}.{name}.nominal") if decode else None
+        if bound and step_us is not None:
+            rule = f"{name} of a step with the largest bucket / bound.time_us"
+            yield from _is(record, f"{here}.{ratio}", rule, step_us / bound)
 
 
 def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem]:

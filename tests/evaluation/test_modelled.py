@@ -92,6 +92,11 @@ def test_a_platform_must_be_there_once(files: list[Path]) -> None:
             f"{TRN2}.paths.layered.decode[0].terms[1].time_us",
         ),
         (f"{TRN2}.roofline.points[0].time_us.low", 1e6, f"{TRN2}.roofline.points[0].time_us"),
+        (f"{TRN2}.prefill[2].device_us.high", 9e9, f"{TRN2}.prefill[2].device_us.high"),
+        (
+            f"{TRN2}.paths.layered.device_bound_ratio", 1.0,
+            f"{TRN2}.paths.layered.device_bound_ratio",
+        ),
         (f"{TRN2}.bound.time_us", 1999.0, f"{TRN2}.bound.time_us"),
         (f"{TRN2}.paths.fused.bound_ratio", 1.0, f"{TRN2}.paths.fused.bound_ratio"),
         (
