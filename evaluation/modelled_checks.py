@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation.problems import Problem, is_number, lookup, members, number, shown, walk
+from evaluation.problems import Problem, is_finite, is_number, lookup, members, shown, walk
+from evaluation.problems import number as any_number
 from evaluation.scoring import Measurement, PromptBaseline, ScoringError, load_baselines, score
 
 _ENDS = ("low", "nominal", "high")
@@ -112,7 +113,7 @@ def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem
     counts = lookup(record, f"{prompt}.decode_steps")
     made, given = (number(record, f"{prompt}.{side}_tokens") for side in ("output", "input"))
     if isinstance(counts, dict) and made is not None and given is not None:
-        taken = sum(count for count in counts.values() if is_number(count))
+        taken = sum(count for count in counts.values() if _is_count(count))
         if taken != made - 1 or made + given != _SEQUENCE_LENGTH:
             rule = "prefill gives one token, a step each other one, and they fill the sequence"
             expected = f"{_SEQUENCE_LENGTH} tokens"
@@ -134,7 +135,7 @@ def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem
                 (number(record, f"{steps.get(bucket, '')}.{end}"), count)
                 for bucket, count in counts.items()
             ]
-            if all(step is not None and is_number(count) for step, count in parts):
+            if all(step is not None and _is_count(count) for step, count in parts):
                 spent = sum((step or 0.0) * count for step, count in parts) / 1e3
                 rule = "the steps of each bucket times their total_us"
                 yield from _is(record, f"{prompt}.decode_ms.{end}", rule, spent)
@@ -161,7 +162,9 @@ def _scores(record: Any, prompt: str, platform: str) -> Iterator[Problem]:
 
 def _base(platform: str, prompt_id: float | None) -> PromptBaseline | None:
     try:
-        return load_baselines(_BASELINES_FILE, platform).for_prompt(int(prompt_id or 0))
+        return load_baselines(_BASELINES_FILE, platform).for_prompt(
+            -1 if prompt_id is None else int(prompt_id)
+        )
     except ScoringError:
         return None
 
@@ -179,6 +182,16 @@ def _bound(record: Any, where: str) -> Iterator[Problem]:
         if times[0] is not None and times[1]:
             rule = "the padded prompt's time / ours"
             yield from _is(record, f"{padded}.times_ours", rule, times[0] / times[1])
+
+
+def number(record: Any, path: str) -> float | None:
+    """Return the finite number at a path as a float, so that sums and products cannot overflow."""
+    found = any_number(record, path)
+    return None if found is None else float(found)
+
+
+def _is_count(value: Any) -> bool:
+    return is_number(value) and is_finite(value) and value == int(value)
 
 
 def _is(record: Any, path: str, rule: str, expected: float) -> Iterator[Problem]:
