@@ -33,6 +33,8 @@ PATTERNS = (
     "results/evaluations/*/*.csv",
     "results/compiled/*/manifest.json",
     "results/kernel_tests/*.json",
+    "results/predictions/*.json",
+    "results/validation/*.json",
     "results/model_manifest.json",
 )
 """What is carried beside the record. Logits stay: their hashes are in the evaluations."""

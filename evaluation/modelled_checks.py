@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation.problems import Problem, is_number, lookup, members, number, shown, walk
+from evaluation.problems import Problem, is_finite, is_number, lookup, members, shown, walk
+from evaluation.problems import number as any_number
 from evaluation.scoring import Measurement, PromptBaseline, ScoringError, load_baselines, score
 
 _ENDS = ("low", "nominal", "high")
 _REVERSED = {"low": "high", "nominal": "nominal", "high": "low"}
 _SECTION = "modelled"
+_HOST_TERMS = ("host_launch", "host_loop")
 _SEQUENCE_LENGTH = 640
 _BASELINES_FILE = Path(__file__).resolve().parent.parent / "config" / "baselines.yaml"
 _RELATIVE_ERROR = 1e-9
@@ -85,12 +87,14 @@ def _steps(record: Any, where: str) -> list[str]:
 
 def _terms_add_up(record: Any, step: str) -> Iterator[Problem]:
     terms = members(record, f"{step}.terms")
-    for end in _ENDS:
-        found = [number(record, f"{term}.time_us.{end}") for term in terms]
-        known = [value for value in found if value is not None]
-        if terms and len(known) == len(terms):
-            path = f"{step}.total_us.{end}"
-            yield from _is(record, path, "the sum of the terms", sum(known))
+    device = [term for term in terms if lookup(record, f"{term}.name") not in _HOST_TERMS]
+    for name, parts in (("total_us", terms), ("device_us", device)):
+        for end in _ENDS:
+            found = [number(record, f"{term}.time_us.{end}") for term in parts]
+            known = [value for value in found if value is not None]
+            if terms and len(known) == len(parts):
+                rule = "the sum of the terms" + ("" if parts is terms else " that are the device's")
+                yield from _is(record, f"{step}.{name}.{end}", rule, sum(known))
     for term in terms:
         hbm, whole = number(record, f"{term}.hbm_us"), number(record, f"{term}.time_us.nominal")
         if hbm is not None and whole is not None and hbm > whole * (1 + _RELATIVE_ERROR):
@@ -116,10 +120,11 @@ def _path(record: Any, where: str, path: str, platform: str) -> Iterator[Problem
             yield from _is(record, f"{here}.total_score.{end}", rule, sum(known))
     bound = number(record, f"{where}.bound.time_us")
     decode = members(record, f"{here}.decode")
-    step_us = number(record, f"{decode[-1]}.total_us.nominal") if decode else None
-    if bound and step_us is not None:
-        rule = "a step with the largest bucket / bound.time_us"
-        yield from _is(record, f"{here}.bound_ratio", rule, step_us / bound)
+    for name, ratio in (("total_us", "bound_ratio"), ("device_us", "device_bound_ratio")):
+        step_us = number(record, f"{decode[-1]}.{name}.nominal") if decode else None
+        if bound and step_us is not None:
+            rule = f"{name} of a step with the largest bucket / bound.time_us"
+            yield from _is(record, f"{here}.{ratio}", rule, step_us / bound)
 
 
 def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem]:
@@ -127,7 +132,7 @@ def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem
     counts = lookup(record, f"{prompt}.decode_steps")
     made, given = (number(record, f"{prompt}.{side}_tokens") for side in ("output", "input"))
     if isinstance(counts, dict) and made is not None and given is not None:
-        taken = sum(count for count in counts.values() if is_number(count))
+        taken = sum(count for count in counts.values() if _is_count(count))
         if taken != made - 1 or made + given != _SEQUENCE_LENGTH:
             rule = "prefill gives one token, a step each other one, and they fill the sequence"
             expected = f"{_SEQUENCE_LENGTH} tokens"
@@ -149,7 +154,7 @@ def _prompt(record: Any, prompt: str, steps: dict[str, str]) -> Iterator[Problem
                 (number(record, f"{steps.get(bucket, '')}.{end}"), count)
                 for bucket, count in counts.items()
             ]
-            if all(step is not None and is_number(count) for step, count in parts):
+            if all(step is not None and _is_count(count) for step, count in parts):
                 spent = sum((step or 0.0) * count for step, count in parts) / 1e3
                 rule = "the steps of each bucket times their total_us"
                 yield from _is(record, f"{prompt}.decode_ms.{end}", rule, spent)
@@ -176,7 +181,9 @@ def _scores(record: Any, prompt: str, platform: str) -> Iterator[Problem]:
 
 def _base(platform: str, prompt_id: float | None) -> PromptBaseline | None:
     try:
-        return load_baselines(_BASELINES_FILE, platform).for_prompt(int(prompt_id or 0))
+        return load_baselines(_BASELINES_FILE, platform).for_prompt(
+            -1 if prompt_id is None else int(prompt_id)
+        )
     except ScoringError:
         return None
 
@@ -194,6 +201,16 @@ def _bound(record: Any, where: str) -> Iterator[Problem]:
         if times[0] is not None and times[1]:
             rule = "the padded prompt's time / ours"
             yield from _is(record, f"{padded}.times_ours", rule, times[0] / times[1])
+
+
+def number(record: Any, path: str) -> float | None:
+    """Return the finite number at a path as a float, so that sums and products cannot overflow."""
+    found = any_number(record, path)
+    return None if found is None else float(found)
+
+
+def _is_count(value: Any) -> bool:
+    return is_number(value) and is_finite(value) and value == int(value)
 
 
 def _is(record: Any, path: str, rule: str, expected: float) -> Iterator[Problem]:

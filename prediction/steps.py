@@ -23,6 +23,7 @@ from prediction.costs import Cost, Term, total
 from prediction.launches import CORES, DTYPE, RANKS, Rank
 
 PATHS = ("layered", "fused")
+HOST_TERMS = ("host_launch", "host_loop")
 ELEMENT_BYTES = DTYPES[DTYPE].itemsize
 
 
@@ -38,6 +39,11 @@ class Step:
         """Of all terms."""
         return total(self.terms)
 
+    @property
+    def device_us(self) -> Range:
+        """Of the terms that are the device's."""
+        return total([term for term in self.terms if term.name not in HOST_TERMS])
+
     def cost(self, name: str) -> Cost:
         """A term's cost."""
         return next(term.cost for term in self.terms if term.name == name)
@@ -47,6 +53,7 @@ class Step:
         return {
             "bucket": self.bucket,
             "terms": [term.as_dict() for term in self.terms],
+            "device_us": self.device_us.as_dict(),
             "total_us": self.total_us.as_dict(),
         }
 

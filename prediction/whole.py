@@ -74,7 +74,7 @@ def bound(rank: Rank) -> Json:
 
 def _path(rank: Rank, path: str, encodings: list[Step], baselines: Baselines) -> Json:
     steps = decode_steps(rank, path)
-    ratio = nki_flops_ratio(path, rank.model)
+    ratio, least_us = nki_flops_ratio(path, rank.model), bound(rank)["time_us"]
     prompts = [
         prompt_figures(number, encoding, steps, baselines.for_prompt(number), ratio)
         for number, encoding in enumerate(encodings)
@@ -84,7 +84,8 @@ def _path(rank: Rank, path: str, encodings: list[Step], baselines: Baselines) ->
         total = total + Range(**prompt["score"])
     return {
         "decode": [step.as_dict() for step in steps],
-        "bound_ratio": steps[-1].total_us.nominal / bound(rank)["time_us"],
+        "bound_ratio": steps[-1].total_us.nominal / least_us,
+        "device_bound_ratio": steps[-1].device_us.nominal / least_us,
         "prompts": prompts,
         "total_score": total.as_dict(),
     }
@@ -119,8 +120,8 @@ def summary(result: Json) -> str:
         step = Range(**path["decode"][-1]["total_us"]) * 1e-3
         score = Range(**path["total_score"])
         lines.append(
-            f"{name}: a decode step {step} ms, {path['bound_ratio']:.2f} times the HBM bound; "
-            f"total score {score}"
+            f"{name}: a decode step {step} ms, {path['bound_ratio']:.2f} times the HBM bound, "
+            f"{path['device_bound_ratio']:.2f} times without the host; total score {score}"
         )
     for step in result["prefill"]:
         lines.append(f"prefill of {step['bucket']}: {Range(**step['total_us']) * 1e-3} ms")

@@ -29,8 +29,11 @@ def step(bucket: int, layers_us: float) -> Json:
         {"name": "all_reduce", "what": "sums over the ranks", "time_us": spread(900.0)},
         {"name": "host_launch", "what": "the runtime", "time_us": spread(500.0)},
     ]  # fmt: skip
-    total = {end: sum(term["time_us"][end] for term in terms) for end in ENDS}
-    return {"bucket": bucket, "terms": terms, "total_us": total}
+    device, total = (
+        {end: sum(term["time_us"][end] for term in parts) for end in ENDS}
+        for parts in (terms[:-1], terms)
+    )
+    return {"bucket": bucket, "terms": terms, "device_us": device, "total_us": total}
 
 
 def prompt(number: int, decode: list[Json], base: Any) -> Json:
@@ -68,6 +71,7 @@ def path(platform: str, layers_us: float, bound_us: float) -> Json:
     return {
         "decode": decode,
         "bound_ratio": decode[-1]["total_us"]["nominal"] / bound_us,
+        "device_bound_ratio": decode[-1]["device_us"]["nominal"] / bound_us,
         "prompts": prompts,
         "total_score": {end: sum(one["score"][end] for one in prompts) for end in ENDS},
     }

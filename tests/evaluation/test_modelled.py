@@ -12,7 +12,7 @@ from evaluation.files import write_json
 from evaluation.freshness import read_results
 from evaluation.modelled import modelled, stale_modelled
 from evaluation.modelled_checks import modelled_figures
-from evaluation.problems import lookup
+from evaluation.problems import is_finite, is_number, lookup, walk
 from tests import modelled_sample
 
 TRN2 = "modelled.predictions.trn2"
@@ -92,6 +92,11 @@ def test_a_platform_must_be_there_once(files: list[Path]) -> None:
             f"{TRN2}.paths.layered.decode[0].terms[1].time_us",
         ),
         (f"{TRN2}.roofline.points[0].time_us.low", 1e6, f"{TRN2}.roofline.points[0].time_us"),
+        (f"{TRN2}.prefill[2].device_us.high", 9e9, f"{TRN2}.prefill[2].device_us.high"),
+        (
+            f"{TRN2}.paths.layered.device_bound_ratio", 1.0,
+            f"{TRN2}.paths.layered.device_bound_ratio",
+        ),
         (f"{TRN2}.bound.time_us", 1999.0, f"{TRN2}.bound.time_us"),
         (f"{TRN2}.paths.fused.bound_ratio", 1.0, f"{TRN2}.paths.fused.bound_ratio"),
         (
@@ -129,6 +134,26 @@ def test_a_changed_figure_is_found(record: Json, path: str, value: Any, wrong: s
     assert lookup(record, path) is not None, path
     set_at(record, path, value)
     assert wrong in {problem.path for problem in modelled_figures(record)}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, 10**308, -(10**308), 1e-320, 1e308, float("nan"), -1],
+    ids=lambda v: f"{v!s:.9}",
+)
+def test_figures_of_any_size_are_judged(sound: Json, value: Any) -> None:
+    record = copy.deepcopy(sound)
+    places = [
+        (outer, key)
+        for _, outer in walk(record["modelled"]["predictions"]["trn2"]["paths"])
+        if isinstance(outer, dict)
+        for key, found in outer.items()
+        if is_number(found)
+    ]
+    for outer, key in places:
+        outer[key] = value
+    problems = list(modelled_figures(record))
+    assert problems or not is_finite(value)  # what is not finite is another rule's
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, [None], {"trn2": {"prefill": [7]}}])
