@@ -234,6 +234,8 @@ def decoder_layers(total, weights, experts, caches, constants, news, heads, sett
             total, pair, projection, rest, constants, news, layer, heads, kv_heads, inner
         )
         tiles = (rest[2], rest[3])
+        projection = None  # their places are free for the next layer's
+        rest = None
         if paced:
             hold_back(part)
         part = sum_parts(part, inner, over_ranks, group, together, f"attention_{layer}")
@@ -245,6 +247,7 @@ def decoder_layers(total, weights, experts, caches, constants, news, heads, sett
         part = experts_block(
             total, tiles, constants[0], constants[2][2], rows, buffers, layer, inner, side_by_side
         )
+        tiles = None
         if paced:
             hold_back(part)
         part = sum_parts(part, inner, over_ranks, group, together, f"experts_{layer}")
