@@ -45,12 +45,6 @@ def token_parts(step: Fields) -> dict[str, float]:
     return parts
 
 
-def device_us(step: Fields) -> float:
-    """Return a step's nominal time in us without the host's."""
-    parts = token_parts(step)
-    return sum(parts.values()) - parts["host"]
-
-
 def prompt_label(record: Fields, prompt: Fields) -> str:
     """Return the name of a prompt that was evaluated here, else its number."""
     number = prompt["prompt_id"]
@@ -118,8 +112,8 @@ def _platform(record: Fields, platform: str) -> dict[str, Any]:
         "prediction": prediction,
         "fused": fused,
         "layered": final_step(record, platform, "layered"),
-        "device_us": device_us(fused),
-        "device_ratio": device_us(fused) / prediction["bound"]["time_us"],
+        "device_us": fused["device_us"]["nominal"],
+        "device_ratio": prediction["paths"]["fused"]["device_bound_ratio"],
         "parts": token_parts(fused),
         "prefill": prefill,
         "experts_share": _share(prefill, "experts"),
