@@ -265,7 +265,8 @@ def predicted_against_published(record: Fields) -> Figure:
             face = "white" if point["used"] else style["color"]
             axes.plot([x], [middle], markerfacecolor=face, markersize=3, linestyle="none", **style)
         axes.plot([], [], linestyle="none", markersize=3, label=group, **style)
-    axes.axhline(1, color=GREY, linewidth=0.8)
+    published = [point["published"] * _UNIT_US[point["unit"]] for point in points]
+    axes.plot([min(published), max(published)], [1, 1], color=GREY, linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel="published (µs)", ylabel="modelled over published")
     _ratio_ticks(axes, points)
     axes.grid(True, axis="y")
