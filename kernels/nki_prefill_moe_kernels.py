@@ -14,7 +14,7 @@ from kernels.nki_common import (
 )
 from kernels.nki_custom_rmsnorm import load_eps, load_weight, reciprocal_rms, scale_rows
 from kernels.nki_decode_common import BANK
-from kernels.nki_matmul_stages import rows_to_columns
+from kernels.nki_matmul_stages import rows_to_columns, transpose_pieces
 from kernels.nki_moe_kernels import (
     CHOSEN,
     check_expert_arguments,
@@ -158,16 +158,19 @@ def nki_router_prefill_kernel(x, residual, norm_weight, w_router, eps, rounding=
 
 
 def make_buffer(x, w_gate_up, w_down, slots):
-    """Tiles for all that a block needs from HBM: (tokens' rows, gate and up, down, pairs).
+    """Tiles for all that a block needs: (rows, columns, gate and up, down, pairs, expert).
 
     The rows start as zeros: a gather leaves alone those of empty slots, which hold what was there.
     """
-    rows = nl.ndarray((slots, x.shape[1]), dtype=x.dtype, buffer=nl.sbuf)
+    hidden, lines = x.shape[1], w_gate_up.shape[1]
+    rows = nl.ndarray((slots, hidden), dtype=x.dtype, buffer=nl.sbuf)
     nisa.memset(dst=rows, value=0.0)
+    columns = nl.ndarray((lines, hidden // lines, slots), dtype=x.dtype, buffer=nl.sbuf)
     gate_up = nl.ndarray(w_gate_up.shape[1:4], dtype=x.dtype, buffer=nl.sbuf)
     down = nl.ndarray(w_down.shape[1:4], dtype=x.dtype, buffer=nl.sbuf)
     pairs = nl.ndarray((slots, 1), dtype=nl.int32, buffer=nl.sbuf)
-    return rows, gate_up, down, pairs
+    expert = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
+    return rows, columns, gate_up, down, pairs, expert
 
 
 def select_block(table, numbers, number):
@@ -193,15 +196,11 @@ def select_block(table, numbers, number):
     return pairs, expert
 
 
-def fetch_block(buffer, table, numbers, number, x, w_gate_up, w_down):
-    """Start to bring block `number` into `buffer`, and go on to this core's next block."""
-    rows, gate_up, down, pairs = buffer
+def fetch_rows(buffer, table, numbers, number, x):
+    """Choose block `number` and start to gather its tokens' rows, and go on to this core's next."""
+    rows, _columns, _gate_up, _down, pairs, expert = buffer
     slots, hidden = rows.shape
     pairs_found, expert_found = select_block(table, numbers, number)
-    expert = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=expert, src=expert_found[0:1, :])
-    load_chosen(gate_up, w_gate_up, expert)
-    load_chosen(down, w_down, expert)
     token = nl.ndarray((slots, 1), dtype=nl.int32, buffer=nl.sbuf)
     round_down_quotient(token, pairs_found, CHOSEN)
     nisa.dma_copy(
@@ -214,8 +213,21 @@ def fetch_block(buffer, table, numbers, number, x, w_gate_up, w_down):
         ),
         oob_mode=nisa.oob_mode.skip,
     )
+    nisa.tensor_copy(dst=expert, src=expert_found[0:1, :])
     nisa.tensor_copy(dst=pairs, src=pairs_found)
     nisa.tensor_scalar(dst=number, data=number, op0=nl.add, operand0=float(nl.num_programs(0)))
+
+
+def fetch_weights(buffer, w_gate_up, w_down):
+    """Start to load the weights of the expert of a block whose rows have been fetched."""
+    _rows, _columns, gate_up, down, _pairs, expert = buffer
+    load_chosen(gate_up, w_gate_up, expert)
+    load_chosen(down, w_down, expert)
+
+
+def turn_rows(buffer, identity_tile):
+    """A block's rows as columns."""
+    transpose_pieces(buffer[1], 0, 0, buffer[0], identity_tile)
 
 
 def activated_rows(columns, gate_up, rounding):
@@ -281,25 +293,16 @@ def multiply_rows(dst, columns, weight):
         )
 
 
-def compute_block(buffer, outputs, identity_tile, rounding):
-    """The expert's SwiGLU of a block's tokens, to rows of `outputs` [8 S, H] by their pairs.
-
-    The scatter reads its pairs from a copy: it waits behind loads of weights, and VE would wait for
-    it before it could write the pairs of a later block in their place.
-    """
-    rows, gate_up, down, pairs = buffer
-    own_pairs = nl.ndarray(tuple(pairs.shape), dtype=pairs.dtype, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=own_pairs, src=pairs)
-    slots, hidden = rows.shape
-    columns = rows_to_columns(rows, gate_up.shape[0], identity_tile)
-    activated = activated_rows(columns, gate_up, rounding)
+def finish_block(activated, down, pairs, outputs, identity_tile):
+    """Rows of `outputs` [8 S, H] at a block's `pairs` = activated [B, I] by down."""
+    slots, hidden = activated.shape[0], outputs.shape[1]
     result = nl.ndarray((slots, hidden), dtype=outputs.dtype, buffer=nl.sbuf)
     multiply_rows(result, rows_to_columns(activated, down.shape[0], identity_tile), down)
     nisa.dma_copy(
         dst=outputs.ap(
             pattern=[[hidden, slots], [1, hidden]],
             offset=0,
-            vector_offset=own_pairs,
+            vector_offset=pairs,
             indirect_dim=0,
         ),
         src=result,
@@ -310,9 +313,14 @@ def compute_block(buffer, outputs, identity_tile, rounding):
 def run_blocks(outputs, table, rounds, x, w_gate_up, w_down, buffers, rounding):
     """All rounds of blocks: core c takes blocks c, c + cores, ...
 
-    While a block is computed, the next one comes in, across rounds as well: the one fetched beyond
-    the end has the last expert and no pairs. `while` on a register is the dynamic loop that every
-    release has; `rounds` [1, 1] counts down to 0.
+    Before a block is computed, weights of the block `buffers` - 1 later and rows of the one after
+    that are asked for, across rounds as well: those fetched beyond the end have the last expert and
+    no pairs. The next block's rows are turned while ACT and VE activate this one's products, so
+    that PE has something to do. A scatter reads its pairs from a copy: it waits behind loads of
+    weights, and VE would wait for it before it could write a later block's pairs in their place.
+
+    `while` on a register is the dynamic loop that every release has; `rounds` [1, 1] counts down
+    to 0.
     """
     slots, _kinds, columns = table.shape
     number = nl.ndarray((slots, 1), dtype=nl.float32, buffer=nl.sbuf)
@@ -322,15 +330,23 @@ def run_blocks(outputs, table, rounds, x, w_gate_up, w_down, buffers, rounding):
     tiles = []
     for _buffer in range(buffers):
         tiles.append(make_buffer(x, w_gate_up, w_down, slots))
-    for ahead in range(buffers - 1):
-        fetch_block(tiles[ahead], table, numbers, number, x, w_gate_up, w_down)
+    for ahead in range(buffers):
+        fetch_rows(tiles[ahead], table, numbers, number, x)
+        if ahead < buffers - 1:
+            fetch_weights(tiles[ahead], w_gate_up, w_down)
+    turn_rows(tiles[0], identity_tile)
     left = nisa.register_alloc()
     nisa.register_load(dst=left, src=rounds)
     while left:
         for turn in range(buffers):
-            following = tiles[(turn + buffers - 1) % buffers]
-            fetch_block(following, table, numbers, number, x, w_gate_up, w_down)
-            compute_block(tiles[turn], outputs, identity_tile, rounding)
+            _rows, turned, gate_up, down, pairs, _expert = tiles[turn]
+            own_pairs = nl.ndarray((slots, 1), dtype=pairs.dtype, buffer=nl.sbuf)
+            nisa.tensor_copy(dst=own_pairs, src=pairs)
+            fetch_weights(tiles[(turn + buffers - 1) % buffers], w_gate_up, w_down)
+            fetch_rows(tiles[turn], table, numbers, number, x)
+            activated = activated_rows(turned, gate_up, rounding)
+            turn_rows(tiles[(turn + 1) % buffers], identity_tile)
+            finish_block(activated, down, own_pairs, outputs, identity_tile)
         nisa.tensor_scalar(dst=rounds, data=rounds, op0=nl.subtract, operand0=1.0)
         nisa.register_load(dst=left, src=rounds)
 
@@ -417,9 +433,10 @@ def nki_experts_prefill_kernel(
                  runs over those there are. Core c takes blocks c, c + cores, ...; both make equal
                  trips, of as many blocks as buffers, the last ones empty if need be.
     Engine plan: grouping: VE one-hot rows, PE triangular sums, once. Per block, DMA: the expert's
-                 weights by dynamic address (two DMAs, one long run per partition), the tokens'
-                 rows by indirect DMA, one block ahead of the compute. PE: J transposes, J products
-                 of [P, B] by [P, 2 I], J' transposes, J' H / 512 products of [P', B] by [P', 512].
+                 weights by dynamic address (two DMAs, one long run per partition) one block ahead
+                 of the compute, the tokens' rows by indirect DMA two blocks ahead. PE: J products
+                 of [P, B] by [P, 2 I], the next block's J transposes meanwhile, J' transposes and
+                 J' H / 512 products of [P', B] by [P', 512].
                  ACT: silu, half of the evacuations. VE: the other half, the product, the choice of
                  the next block. DMA: rows of results scattered to their pairs. At the end, VE: the
                  weighted sum.

@@ -142,11 +142,11 @@ EXPERTS_PREFILL = Tuned(
     ),
     (
         Stage("one buffer", {"buffers": 1}, "a block is loaded, then computed"),
-        Stage("two buffers", {"buffers": 2}, "a block comes in while another is computed"),
+        Stage("two buffers", {"buffers": 2}, "weights come in while another block is computed"),
     ),
     {
-        "trn3": "a third buffer gains 1 % there, loses 1 % on trn2 and takes 20 KiB of every "
-        "partition"
+        "trn3": "a third buffer gains half a percent there, loses as much on trn2 and takes 22 KiB "
+        "of every partition"
     },
 )
 

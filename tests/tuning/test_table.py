@@ -10,7 +10,7 @@ import pytest
 from kernels.specs import SPECS
 from kernels.variants import TUNED, Variant, name_of, steps, variants
 from tuning.evaluation import evaluate
-from tuning.table import TuningError, collect, markdown
+from tuning.table import TIE, TuningError, collect, markdown
 from tuning.workloads import PLATFORMS, checked_cases, modelled
 
 DEFAULTS = {kernel: name_of(tuned, tuned.defaults) for kernel, tuned in TUNED.items()}
@@ -153,3 +153,17 @@ def test_the_chosen_decoder_beats_loads_in_their_turn() -> None:
     chosen = modelled(tuned.kernel, tuned.defaults)
     for platform in PLATFORMS:
         assert chosen[platform].time_us.nominal < 0.9 * plain[platform].time_us.nominal
+
+
+@pytest.mark.parametrize("kernel", ["lm_head", "output_projection_prefill"])
+def test_the_chosen_values_are_the_fastest_or_there_is_a_reason(kernel: str) -> None:
+    tuned = TUNED[kernel]
+    times = {
+        name: modelled(kernel, one.settings)
+        for name, one in variants().items()
+        if one.kernel == kernel
+    }
+    for platform in PLATFORMS:
+        nominal = {name: one[platform].time_us.nominal for name, one in times.items()}
+        slower = nominal[DEFAULTS[kernel]] > min(nominal.values()) * (1 + TIE)
+        assert slower == (platform in tuned.slower), nominal
