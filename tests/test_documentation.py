@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import prepared
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     ROOT / "README.md",
@@ -48,7 +50,7 @@ def in_this_environment(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository in which the real workflow has run, on a few tokens per prompt."""
+    """A copy of the repository in which the workflow has run, on a few tokens per prompt."""
     checkout = tmp_path_factory.mktemp("checkout") / "repository"
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -62,19 +64,21 @@ def built_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = settings.read_text()
     text = re.sub(r"max_new_tokens: \S+", "max_new_tokens: 4", text)
     settings.write_text(re.sub(r"timed_runs: \S+", "timed_runs: 1", text))
+    prepared.lay(checkout / "results")
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "2"]
     done = subprocess.run(snakemake, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return checkout
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("document", "command"), commands())
 def test_command_works(document: str, command: str, built_checkout: Path) -> None:
     """The command as written, in a checkout whose workflow has run (see `built_checkout`)."""
     if is_run_by_ci(command):
         pytest.skip("run by .ci/run itself")
     words = in_this_environment(command)
-    done = subprocess.run(words, cwd=built_checkout, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=built_checkout, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{document}: {command}\n{done.stdout}\n{done.stderr}"
 
 

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, copy_repository
 
-from evaluation.files import write_json
-from kernels.specs import SPECS
+from tests import prepared
 from tests.evaluation import neuron_machine
-from tests.evaluation.result_files import kernel_test
 from workflow import interpreter, preflight
 
 SETTINGS = """
@@ -29,14 +27,12 @@ neuron: {tp_degree: 1}
 def instance(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A checkout on a machine with SDK and device, and the variables of its processes.
 
-    Every program is the real one. Only what a device does not change, the kernels' tests in the
-    simulator, lies there as if done.
+    Every program is the real one. Only what a device does not change lies there as if done.
     """
     folder = tmp_path_factory.mktemp("instance")
     checkout = copy_repository(folder / "repository").path
     (checkout / "sitecustomize.py").unlink()
-    for name in SPECS:
-        write_json(checkout / "results/kernel_tests" / f"{name}.json", kernel_test(name))
+    prepared.lay(checkout / "results")
     (checkout / "prompts.txt").write_text("One stone and eight stones.\n")
     (checkout / "device.yaml").write_text(SETTINGS)
     variables = neuron_machine.environment(folder / "machine")
