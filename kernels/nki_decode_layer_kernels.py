@@ -233,9 +233,8 @@ def decoder_layers(total, weights, experts, caches, constants, news, heads, sett
         part = attention_block(
             total, pair, projection, rest, constants, news, layer, heads, kv_heads, inner
         )
-        tiles = (rest[2], rest[3])
         projection = None  # their places are free for the next layer's
-        rest = None
+        rest = (None, None, rest[2], rest[3])
         if paced:
             hold_back(part)
         part = sum_parts(part, inner, over_ranks, group, together, f"attention_{layer}")
@@ -245,9 +244,17 @@ def decoder_layers(total, weights, experts, caches, constants, news, heads, sett
             )
         total = add_columns(total, part, inner)
         part = experts_block(
-            total, tiles, constants[0], constants[2][2], rows, buffers, layer, inner, side_by_side
+            total,
+            (rest[2], rest[3]),
+            constants[0],
+            constants[2][2],
+            rows,
+            buffers,
+            layer,
+            inner,
+            side_by_side,
         )
-        tiles = None
+        rest = None
         if paced:
             hold_back(part)
         part = sum_parts(part, inner, over_ranks, group, together, f"experts_{layer}")
