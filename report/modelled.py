@@ -120,6 +120,7 @@ def _platform(record: Fields, platform: str) -> dict[str, Any]:
         "padded": padded,
         "published_times": 1e3 * prediction["padded_baseline"]["published_intercept_ms"]
         / prefill["total_us"]["nominal"],
+        "layered_score": prediction["paths"]["layered"]["total_score"],
         "total_score": prediction["paths"]["fused"]["total_score"],
         "hbm_limited": [
             point["kernel"] for point in prediction["roofline"]["points"] if point["kind"] == "HBM"
