@@ -21,6 +21,7 @@ from evaluation.shapes import QWEN3_30B_A3B, Architecture, Trace, decoder_shapes
 from evaluation.tracing import hollow
 from kernels.nki_token_grouping import block_slots
 from kernels.specs import SPECS
+from kernels.variants import TUNED
 from model.plan import BUCKETS
 from nki_sim import ranks
 from nki_sim.latency import Prediction, Range, load, predict
@@ -160,5 +161,7 @@ def blocks(bucket: int, tokens: int, model: Architecture) -> int:
 
 
 def rounds(count: int) -> int:
-    """Passes of the loop over blocks, of which each has two on every core."""
-    return -(-count // (2 * CORES))
+    """Passes of the loop over blocks, of which each has one per buffer on every core."""
+    buffers = TUNED["experts_prefill"].defaults["buffers"]
+    assert isinstance(buffers, int)
+    return -(-count // (buffers * CORES))
