@@ -47,7 +47,7 @@ def accuracy_margin(record: Fields) -> Figure:
     Axes are logarithmic. An error of 0 stands at the left edge, hollow.
     """
     prompts = record["per_prompt_results"]
-    figure = column_figure(0.85 + 0.27 * len(prompts))
+    figure = column_figure(0.8 + 0.22 * len(prompts))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
     _draw_tolerances(left, prompts, top_k_keys(record))
     left.set_xlabel("worst relative error")
@@ -91,7 +91,7 @@ def _draw_gaps(axes: Axes, prompts: list[Fields]) -> None:
 def drift(record: Fields) -> Figure:
     """Relative distance from the baseline's hidden state after each layer, by phase and run."""
     found = runs(record)
-    figure = column_figure(1.75)
+    figure = column_figure(1.6)
     if not found:
         return without(figure.subplots(), "no drift in this record")
     pair = figure.subplots(1, 2, sharey=True)

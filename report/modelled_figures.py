@@ -49,7 +49,7 @@ def scores(record: Fields) -> Figure:
         return without(column_figure(0.6).subplots(), ABSENT)
     predictions = record["modelled"]["predictions"]
     prompts = predictions["trn2"]["paths"]["fused"]["prompts"]
-    figure = column_figure(0.75 + 0.3 * len(prompts))
+    figure = column_figure(0.75 + 0.25 * len(prompts))
     left, right = figure.subplots(1, 2, sharey=True)
     for index, platform in enumerate(PLATFORMS):
         found = predictions[platform]["paths"]["fused"]["prompts"]
@@ -142,7 +142,7 @@ def tuning_ladder(record: Fields) -> Figure:
     if "modelled" not in record:
         return without(column_figure(0.6).subplots(), ABSENT)
     steps = record["modelled"]["ladders"]["kernels"]["decoder_stack_ranks"]["steps"]
-    figure = column_figure(0.65 + 0.24 * len(steps))
+    figure = column_figure(0.62 + 0.2 * len(steps))
     axes = figure.subplots()
     for index, platform in enumerate(PLATFORMS):
         times = [step["time_us"][platform] for step in steps]
@@ -161,7 +161,7 @@ def layer_timeline(record: Fields) -> Figure:
     if "modelled" not in record:
         return without(column_figure(0.6).subplots(), ABSENT)
     lines = {p: record["modelled"]["predictions"][p]["layer_timeline"] for p in PLATFORMS}
-    figure = column_figure(2.9)
+    figure = column_figure(2.7)
     longest = max(line["time_us"] for line in lines.values())
     panels = figure.subplots(2, 1, sharex=True)
     for axes, (platform, line) in zip(panels, lines.items(), strict=True):
@@ -254,7 +254,7 @@ def predicted_against_published(record: Fields) -> Figure:
     if "modelled" not in record:
         return without(column_figure(0.6).subplots(), ABSENT)
     points = [p for p in record["modelled"]["validation"]["points"] if p["unit"] in _UNIT_US]
-    figure = column_figure(2.1)
+    figure = column_figure(1.85)
     axes = figure.subplots()
     for index, group in enumerate(dict.fromkeys(point["group"] for point in points)):
         style: dict[str, Any] = {"color": COLOURS[index % 6], "marker": MARKERS[index % 6]}

@@ -15,6 +15,8 @@ from report.facts import facts, top_k_entry, total_useful_macs
 from report.fields import Fields, MissingValue
 
 TEMPLATE = "technical_report.tex.j2"
+_MANY_ULPS = 10_000
+"""From here on an error in units in the last place is given in powers of ten."""
 REPORT_DIR = Path(__file__).resolve().parent
 
 
@@ -100,6 +102,7 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "short_dtype": lambda dtype: {"float32": "FP32", "bfloat16": "BF16"}.get(dtype, dtype),
         "range": _range,
         "interval": _interval,
+        "ulp": lambda ulp: tex.num(ulp if ulp < _MANY_ULPS else float(ulp), 2),
         "ms_range": _ms_range,
         "cap": lambda text: text[:1].upper() + text[1:],
         "path": tex.Tex,
