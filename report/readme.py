@@ -78,9 +78,10 @@ def block(found: dict[str, Any]) -> str:
         ),
         "score": _score(found),
     }
+    length = f"{new_tokens} new tokens" if new_tokens else "the whole window"
     return "\n".join(
         [
-            f"{found['model']}, {new_tokens or 'as many as fit'} new tokens per prompt, on "
+            f"{found['model']}, {length} per prompt, on "
             f"{BACKENDS[found['backend']]}; {found['timestamp']}, {commit}{changed}, record "
             f"`{found['record_sha256'][:12]}`:",
             "",
