@@ -202,7 +202,14 @@ def test_a_missing_value_fails_naming_its_key(make: Any) -> None:
             assert str(path[-1]) in str(error), path
             needed += 1
         else:
-            free = {"instructions", "shapes", "versions", "counted_macs"} & set(path)
+            free = {
+                "instructions",
+                "shapes",
+                "versions",
+                "counted_macs",
+                "groups",
+                "ladders",
+            } & set(path)
             optional = path[-1] in (
                 "memory_bytes", "neuron_sdk_version", "bfloat16", "modelled", "statistics",
                 "comparison", "improvement_percent_interval", "score_interval",
