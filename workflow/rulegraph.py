@@ -9,7 +9,7 @@ from pathlib import Path
 
 TARGETS = (
     "all", "results/submission_verified.json", "results/leaderboard/qwen_with_nki.py",
-    "results/validation/latency.json", "history", "readme", "doctor",
+    "results/validation/latency.json", "tune", "device_tests", "history", "readme", "doctor",
 )  # fmt: skip
 """Targets whose rules, together, are all of the workflow's."""
 

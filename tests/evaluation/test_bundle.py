@@ -592,19 +592,18 @@ def test_the_archive_of_this_repository_holds_what_the_challenge_lists(project: 
     assert {"qwen_with_nki.py", "model/qwen_with_nki.py", "model/qwen.py"} <= names
 
 
-def test_the_kernels_of_this_repository_pass_their_tests_unpacked(
+def test_kernels_of_this_repository_pass_their_tests_unpacked(
     project: Project, tmp_path: Path
 ) -> None:
-    """The real code with results made up for the purpose: everything that the tests need is in."""
+    """The real code with results made up for the purpose: everything that a test needs is in.
+
+    All kernels are tested in the real archive, by `.ci/run`.
+    """
     record = minimal_record(SOURCES)
     record["provenance"] |= {"kernels": {}, "model_code": {}}
     project.write_results(record)
     project.root = ROOT
     project.pack()
-    tests = verify_archive(project.zip, sys.executable)["tests"]
-    assert set(KERNEL_FILES) <= set(tests["kernels"])
-    assert tests["run"] == tests["passed"] > 0
-
     # What the README promises: numpy and ml_dtypes are enough.
     libraries = tmp_path / "libraries"
     libraries.mkdir()
@@ -615,7 +614,7 @@ def test_the_kernels_of_this_repository_pass_their_tests_unpacked(
     with zipfile.ZipFile(project.zip) as archive:
         archive.extractall(tmp_path / "unpacked")
     done = subprocess.run(
-        [sys.executable, "-S", "test_nki_kernels.py", "--kernel", "silu"],
+        [sys.executable, "-S", "test_nki_kernels.py", "--kernel", "silu", "lm_head"],
         cwd=tmp_path / "unpacked",
         env={"PYTHONPATH": str(libraries)},
         capture_output=True,

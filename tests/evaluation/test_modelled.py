@@ -16,6 +16,7 @@ from evaluation.problems import is_finite, is_number, lookup, walk
 from tests import modelled_sample
 
 TRN2 = "modelled.predictions.trn2"
+STEP = "modelled.ladders.kernels.experts_prefill.steps[1]"
 Json = dict[str, Any]
 
 
@@ -24,7 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("modelled")
     contents = {
         "trn2": modelled_sample.prediction("trn2"), "trn3": modelled_sample.prediction("trn3"),
-        "latency": modelled_sample.validation(),
+        "latency": modelled_sample.validation(), "ladder": modelled_sample.ladders(),
     }  # fmt: skip
     for name, content in contents.items():
         write_json(folder / f"{name}.json", content)
@@ -33,8 +34,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def sound(files: list[Path]) -> Json:
-    *predictions, validation = read_results(files)
-    return {"modelled": modelled(predictions, validation)}
+    *predictions, validation, ladder = read_results(files)
+    return {"modelled": modelled(predictions, validation, ladder)}
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ def set_at(record: Json, path: str, value: Any) -> None:
 
 
 def test_sound_files_have_no_problem(files: list[Path], sound: Json) -> None:
-    *predictions, validation = read_results(files)
-    assert list(stale_modelled(predictions, validation)) == []
+    *predictions, validation, ladder = read_results(files)
+    assert list(stale_modelled(predictions, validation, ladder)) == []
     assert list(modelled_figures(sound)) == []
     assert list(sound["modelled"]["predictions"]) == ["trn2", "trn3"]
 
@@ -63,13 +64,20 @@ def test_files_of_other_sources_are_refused_by_name(files: list[Path], name: str
     results = read_results(files)
     (one,) = (file for file in results if file.path.stem == name)
     one.content["inputs"] = {"sources_sha256": "0" * 64}
-    (problem,) = stale_modelled(results[:2], results[2])
+    (problem,) = stale_modelled(results[:2], *results[2:])
     assert str(one.path) in problem and "other sources" in problem
 
 
 def test_a_platform_must_be_there_once(files: list[Path]) -> None:
-    one, _, validation = read_results(files)
-    assert any("predict once each" in text for text in stale_modelled([one, one], validation))
+    one, _, *others = read_results(files)
+    assert any("predict once each" in text for text in stale_modelled([one, one], *others))
+
+
+def test_a_ladder_of_other_steps_is_refused(files: list[Path]) -> None:
+    *predictions, validation, ladder = read_results(files)
+    ladder.content["kernels"]["experts_prefill"]["steps"].pop()
+    (problem,) = stale_modelled(predictions, validation, ladder)
+    assert str(ladder.path) in problem and "other steps" in problem
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,7 @@ def test_a_platform_must_be_there_once(files: list[Path]) -> None:
         (f"{TRN2}.basis", "measured", f"{TRN2}.basis"),
         (f"{TRN2}.platform", "trn3", f"{TRN2}.platform"),
         ("modelled.validation.basis", "measured", "modelled.validation.basis"),
+        (f"{STEP}.gain_us.trn3", 0.5, f"{STEP}.gain_us.trn3"),
         (f"{TRN2}.prefill[0].total_us.low", 1.0, f"{TRN2}.prefill[0].total_us.low"),
         (
             f"{TRN2}.paths.fused.decode[2].terms[1].time_us.nominal", 901.0,

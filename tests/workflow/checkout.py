@@ -32,6 +32,8 @@ _JOBS = {
     r"results/kernel_tests/(\w+)\.json": r"test_kernel \1",
     r"results/predictions/(\w+)\.json": r"predict_latency \1",
     r"results/validation/latency\.\w+": "validate_latency",
+    r"results/tuning/(\w[\w-]*)\.json": r"tune_variant \1",
+    r"results/tuning_ladder\.json": "collect_ladder",
     r"results/benchmark_results\.json": "aggregate_results",
     r"report/figures/(\w+)\.\w+": r"plot_figure \1",
     r"report/technical_report\.tex": "render_report",

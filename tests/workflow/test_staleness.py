@@ -10,6 +10,7 @@ import pytest
 from checkout import Checkout, touch
 
 from kernels.specs import SPECS
+from kernels.variants import ladder_variants
 from report.figures import FIGURES
 
 PROMPTS = range(5)
@@ -23,11 +24,13 @@ PDF = {"build_pdf"} | ARCHIVE
 REPORT = FIGURE_JOBS | {"render_report"} | PDF
 RECORD = {"aggregate_results"} | REPORT
 PREDICTED = {"predict_latency trn2", "predict_latency trn3"}
-MODELLED = PREDICTED | {"validate_latency"}
+LADDER = {f"tune_variant {name}" for name in ladder_variants()} | {"collect_ladder"}
+MODELLED = PREDICTED | LADDER | {"validate_latency"}
 COMPILED = {"compile_baseline", "compile_nki"}
 WITH_KERNELS = {"compile_nki"} | NKI | CHECKS | RECORD
 EVERYTHING = {"make_tiny_model"} | COMPILED | BASELINES | TESTS | MODELLED | WITH_KERNELS
 NOT_OF_THE_MODEL = TESTS | MODELLED
+KERNELS = TESTS | PREDICTED | LADDER
 
 
 def line(text: str) -> Callable[[str], str]:
@@ -52,13 +55,15 @@ CODE, COMMENT = line("CHANGED = True"), line("# a comment")
 CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "a kernel": (
         "kernels/nki_prefill_moe_kernels.py", CODE,
-        {"test_kernel router_prefill", "test_kernel experts_prefill"} | PREDICTED | WITH_KERNELS),
+        {"test_kernel router_prefill", "test_kernel experts_prefill", "collect_ladder"}
+        | {job for job in LADDER if job.startswith("tune_variant experts_prefill")}
+        | PREDICTED | WITH_KERNELS),
     "a kernel's comment": (
         "kernels/nki_lm_head_kernels.py", COMMENT,
         {"test_kernel lm_head"} | PREDICTED | WITH_KERNELS),
-    "what all kernels share": ("kernels/nki_common.py", CODE, TESTS | PREDICTED | WITH_KERNELS),
-    "an oracle": ("kernels/reference.py", CODE, TESTS | PREDICTED | WITH_KERNELS),
-    "the comparison with the oracles": ("kernels/verification.py", CODE, TESTS | RECORD),
+    "what all kernels share": ("kernels/nki_common.py", CODE, KERNELS | WITH_KERNELS),
+    "an oracle": ("kernels/reference.py", CODE, KERNELS | WITH_KERNELS),
+    "the comparison with the oracles": ("kernels/verification.py", CODE, TESTS | LADDER | RECORD),
     "a layer of the model": ("model/layers.py", CODE, WITH_KERNELS),
     "the model with kernels": ("model/qwen_cpu.py", CODE, WITH_KERNELS),
     "the baseline": (

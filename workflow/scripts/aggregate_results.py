@@ -21,12 +21,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="prompts file")
     parser.add_argument("--evaluations", type=Path, nargs="+", required=True, help="evaluations")
     parser.add_argument("--checks", type=Path, nargs="*", required=True, help="of kernel paths")
-    parser.add_argument("--artefacts", type=Path, nargs="+", required=True, help="their manifests")
-    parser.add_argument("--kernel-tests", type=Path, nargs="+", required=True, help="test results")
-    parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="modelled times")
-    parser.add_argument("--validation", type=Path, required=True, help="of the latency model")
-    parser.add_argument("--ladder", type=Path, required=True, help="steps of tuning")
-    parser.add_argument("--model-manifest", type=Path, required=True, help="the checkpoint's")
+    for each in ("--artefacts", "--kernel-tests", "--predictions"):
+        parser.add_argument(each, type=Path, nargs="+", required=True, help="their files")
+    for one in ("--validation", "--ladder", "--model-manifest"):
+        parser.add_argument(one, type=Path, required=True, help="the file")
     parser.add_argument("--output", type=Path, required=True, help="record to write")
     parser.add_argument("--history", type=Path, required=True, help="folder that keeps a copy")
     given = vars(parser.parse_args(arguments))
