@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from evaluation.files import write_atomically
+
 COLUMN_IN = 3.3
 """Width of one text column, in inches."""
 
 LABEL_LENGTH = 27
+_PNG_DPI = 200
 DARK, ORANGE, SKY, GREEN, PINK, YELLOW = (
     "#0b4f7d", "#e69f00", "#7cc4ee", "#009e73", "#cc79a7", "#f0e442",
 )  # fmt: skip
@@ -61,6 +66,17 @@ def without(axes: Axes, reason: str) -> Figure:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     return figure
+
+
+def save(figure: Figure, title: str, pdf: Path, png: Path) -> None:
+    """Write a figure as a PDF (for the report) and a PNG (for a web page), both without dates."""
+    for path, options in (
+        (pdf, {"format": "pdf", "metadata": {"CreationDate": None, "Title": title}}),
+        (png, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": title}}),
+    ):
+        buffer = BytesIO()
+        figure.savefig(buffer, **options)
+        write_atomically(path, buffer.getvalue())
 
 
 def column_figure(height_in: float) -> Figure:

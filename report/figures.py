@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from evaluation.files import read_json, write_atomically
+from evaluation.files import read_json
 from report.drawing import (
     COLOURS,
     DARK,
@@ -24,6 +23,7 @@ from report.drawing import (
     floor,
     log_axis,
     name_rows,
+    save,
     short,
     without,
 )
@@ -37,8 +37,6 @@ from report.modelled_figures import (
     token_time,
     tuning_ladder,
 )
-
-_PNG_DPI = 200
 
 
 def accuracy_margin(record: Fields) -> Figure:
@@ -134,11 +132,4 @@ def plot(name: str, record_path: Path, pdf_path: Path, png_path: Path) -> None:
         raise ValueError(f"unknown figure {name!r}; known: {', '.join(FIGURES)}")
     record = Fields(read_json(record_path))
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = FIGURES[name](record)
-        for path, options in (
-            (pdf_path, {"format": "pdf", "metadata": {"CreationDate": None, "Title": name}}),
-            (png_path, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": name}}),
-        ):
-            buffer = BytesIO()
-            figure.savefig(buffer, **options)
-            write_atomically(path, buffer.getvalue())
+        save(FIGURES[name](record), name, pdf_path, png_path)

@@ -7,7 +7,6 @@ a triangle marks one where something of the panel's kind is worse than before, b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.files import write_atomically
-from report.figures import STYLE
+from report.drawing import COLOURS, STYLE, save
 
 PANELS = {
     "nki_total_score": "score with NKI",
@@ -38,9 +36,8 @@ _CHANGES_OF = {
 }
 """What the names of the changes hold that a panel marks."""
 
-_COLOURS = ("#0b4f7d", "#e69f00", "#009e73", "#cc79a7", "#5b5b5b", "#7cc4ee")
 _WORSE = "#d55e00"
-_WIDTH_IN, _PANEL_IN, _PNG_DPI = 6.8, 1.0, 150
+_WIDTH_IN, _PANEL_IN = 6.8, 1.0
 
 Record = dict[str, Any]
 
@@ -56,7 +53,7 @@ def draw(content: dict[str, Any]) -> Figure:
     settings = list(dict.fromkeys(record["setting"] for record in records))
     for axes, name in zip(panels, shown, strict=True):
         for number, setting in enumerate(settings):
-            _line(axes, records, name, setting, _COLOURS[number % len(_COLOURS)])
+            _line(axes, records, name, setting, COLOURS[number % len(COLOURS)])
         axes.set_title(PANELS[name], loc="left")
         axes.grid(axis="y")
     panels[-1].set_xticks(range(len(records)), [r["commit"] for r in records], rotation=60)
@@ -87,11 +84,4 @@ def _line(axes: Axes, records: Sequence[Record], name: str, setting: str, colour
 def plot(content: dict[str, Any], pdf: Path, png: Path) -> None:
     """Draw the history and write it to `pdf` and `png`, both without dates."""
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = draw(content)
-        for path, options in (
-            (pdf, {"format": "pdf", "metadata": {"CreationDate": None, "Title": "history"}}),
-            (png, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": "history"}}),
-        ):
-            buffer = BytesIO()
-            figure.savefig(buffer, **options)
-            write_atomically(path, buffer.getvalue())
+        save(draw(content), "history", pdf, png)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -40,13 +41,24 @@ _TRACK_COLOURS = {
 _UNIT_US = {"ns": 1e-3, "us": 1.0, "ms": 1e3}
 
 
+def _of_modelled(draw: Callable[[Fields], Figure]) -> Callable[[Fields], Figure]:
+    """Make a figure say that it has no data where the record has no modelled times."""
+
+    @wraps(draw)
+    def figure_of(record: Fields) -> Figure:
+        if "modelled" not in record:
+            return without(column_figure(0.6).subplots(), ABSENT)
+        return draw(record)
+
+    return figure_of
+
+
+@_of_modelled
 def scores(record: Fields) -> Figure:
     """Modelled latency (left) and score (right) of each prompt with ranges, logarithmic.
 
     A vertical bar marks the published base value; a base value scores 1 at a ratio of 0.
     """
-    if "modelled" not in record:
-        return without(column_figure(0.6).subplots(), ABSENT)
     predictions = record["modelled"]["predictions"]
     prompts = predictions["trn2"]["paths"]["fused"]["prompts"]
     figure = column_figure(0.75 + 0.25 * len(prompts))
@@ -106,13 +118,12 @@ def _ranges(
     )  # fmt: skip
 
 
+@_of_modelled
 def token_time(record: Fields) -> Figure:
     """Where a token's time goes: the parts of a decode step at the largest bucket, stacked.
 
     A dashed line stands at each platform's least time by HBM; a thin line spans the total's range.
     """
-    if "modelled" not in record:
-        return without(column_figure(0.6).subplots(), ABSENT)
     rows = [(platform, path) for platform in PLATFORMS for path in PATHS]
     figure = column_figure(0.7 + 0.3 * len(rows))
     axes = figure.subplots()
@@ -137,10 +148,9 @@ def token_time(record: Fields) -> Figure:
     return figure
 
 
+@_of_modelled
 def tuning_ladder(record: Fields) -> Figure:
     """Modelled time of the decoder's stack after each step of tuning, with ranges, per platform."""
-    if "modelled" not in record:
-        return without(column_figure(0.6).subplots(), ABSENT)
     steps = record["modelled"]["ladders"]["kernels"]["decoder_stack_ranks"]["steps"]
     figure = column_figure(0.62 + 0.2 * len(steps))
     axes = figure.subplots()
@@ -156,10 +166,9 @@ def tuning_ladder(record: Fields) -> Figure:
     return figure
 
 
+@_of_modelled
 def layer_timeline(record: Fields) -> Figure:
     """Busy intervals of a core's engines and queues in one decode layer, a panel per platform."""
-    if "modelled" not in record:
-        return without(column_figure(0.6).subplots(), ABSENT)
     lines = {p: record["modelled"]["predictions"][p]["layer_timeline"] for p in PLATFORMS}
     figure = column_figure(2.7)
     longest = max(line["time_us"] for line in lines.values())
@@ -182,14 +191,13 @@ def layer_timeline(record: Fields) -> Figure:
     return figure
 
 
+@_of_modelled
 def roofline(record: Fields) -> Figure:
     """Operations per second against operations per byte of HBM, a point per kernel.
 
     Operations are multiply-accumulates (filled) or, of a kernel without any, elements (hollow). The
     roofs are those of two cores, which share an HBM stack; the platform is the record's.
     """
-    if "modelled" not in record:
-        return without(column_figure(0.6).subplots(), ABSENT)
     platform = record["platform_target"]
     found = record["modelled"]["predictions"][platform if platform in PLATFORMS else "trn2"]
     points = sorted(found["roofline"]["points"], key=lambda point: point["kernel"])
@@ -249,10 +257,9 @@ def _draw_roofs(axes: Axes, roofs: Fields, low: float, high: float) -> None:
     axes.annotate("HBM", (low * 2, rate * low * 2), (-6, 6), textcoords="offset points", fontsize=7)
 
 
+@_of_modelled
 def predicted_against_published(record: Fields) -> Figure:
     """Modelled over published time with its range; hollow: it had a part in a constant."""
-    if "modelled" not in record:
-        return without(column_figure(0.6).subplots(), ABSENT)
     points = [p for p in record["modelled"]["validation"]["points"] if p["unit"] in _UNIT_US]
     figure = column_figure(1.85)
     axes = figure.subplots()
