@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from evaluation.problems import Problem, is_finite, is_number, lookup, members, shown, walk
 from evaluation.problems import number as any_number
-from evaluation.scoring import Measurement, PromptBaseline, ScoringError, load_baselines, score
+from evaluation.scoring import (
+    BASELINES_FILE,
+    Baselines,
+    Measurement,
+    PromptBaseline,
+    ScoringError,
+    load_baselines,
+    score,
+)
 
 _ENDS = ("low", "nominal", "high")
 _REVERSED = {"low": "high", "nominal": "nominal", "high": "low"}
 _SECTION = "modelled"
 _HOST_TERMS = ("host_launch", "host_loop")
 _SEQUENCE_LENGTH = 640
-_BASELINES_FILE = Path(__file__).resolve().parent.parent / "config" / "baselines.yaml"
 _RELATIVE_ERROR = 1e-9
 
 
@@ -181,11 +188,15 @@ def _scores(record: Any, prompt: str, platform: str) -> Iterator[Problem]:
 
 def _base(platform: str, prompt_id: float | None) -> PromptBaseline | None:
     try:
-        return load_baselines(_BASELINES_FILE, platform).for_prompt(
-            -1 if prompt_id is None else int(prompt_id)
-        )
+        return _published(platform).for_prompt(-1 if prompt_id is None else int(prompt_id))
     except ScoringError:
         return None
+
+
+@cache
+def _published(platform: str) -> Baselines:
+    """The file once per platform: every prompt of every path asks."""
+    return load_baselines(BASELINES_FILE, platform)
 
 
 def _bound(record: Any, where: str) -> Iterator[Problem]:
