@@ -7,7 +7,7 @@ from typing import Any
 
 from model.plan import BUCKETS
 from nki_sim.latency import Prediction
-from nki_sim.latency.rows import TRACKS, bars
+from nki_sim.latency.rows import TRACKS, Bar, bars
 from nki_sim.latency.tasks import Meeting
 from prediction.launches import LAYERS, Rank
 
@@ -27,7 +27,8 @@ def layer_timeline(rank: Rank) -> dict[str, Any]:
     layer = LAYERS[1] // 2
     arrivals = _sums(prediction)
     begin, middle, end = (arrivals[2 * layer + turn] for turn in (-1, 0, 1))
-    rows = [_row(prediction, track, begin, end) for track in TRACKS]
+    shown = [bar for bar in bars(prediction) if bar.core == CORE]
+    rows = [_row(shown, track, begin, end) for track in TRACKS]
     return {
         "kernel": "decoder_stack_ranks",
         "bucket": BUCKETS[-1],
@@ -55,15 +56,12 @@ def _sums(prediction: Prediction) -> list[float]:
     return found
 
 
-def _row(prediction: Prediction, track: str, begin: float, end: float) -> dict[str, Any]:
+def _row(shown: list[Bar], track: str, begin: float, end: float) -> dict[str, Any]:
     """A track's intervals from `begin` on; transfers that overlap are one."""
     spans = [
         (max(bar.begin_us, begin) - begin, min(bar.begin_us + bar.time_us, end) - begin)
-        for bar in bars(prediction)
-        if bar.core == CORE
-        and _track(bar.track) == track
-        and bar.begin_us < end
-        and bar.begin_us + bar.time_us > begin
+        for bar in shown
+        if bar.row == track and bar.begin_us < end and bar.begin_us + bar.time_us > begin
     ]
     exact = merged(spans, 0.0)
     return {
@@ -71,10 +69,6 @@ def _row(prediction: Prediction, track: str, begin: float, end: float) -> dict[s
         "busy_us": sum(last - first for first, last in exact),
         "intervals_us": [[round(one, 3) for one in span] for span in merged(exact, GAP_US)],
     }
-
-
-def _track(name: str) -> str:
-    return "DMA" if name.startswith("DMA ") and name != "DMA issue" else name
 
 
 def merged(spans: Iterable[Interval], gap: float) -> list[Interval]:

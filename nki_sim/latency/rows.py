@@ -26,6 +26,11 @@ class Bar:
     begin_us: float
     time_us: float
 
+    @property
+    def row(self) -> str:
+        """The track, with all transfers on one."""
+        return self.track if self.track in TRACKS else TRACKS[-1]
+
 
 def bars(prediction: Prediction) -> Iterator[Bar]:
     """The bars of the nominal schedule, in program order on each core, transfers last."""

@@ -55,8 +55,7 @@ def _draw(prediction: Prediction, plt: Any) -> tuple[list[tuple[int, str]], Any,
     """The figure with its bars, and its rows as (core, track)."""
     spans: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for bar in bars(prediction):
-        track = "DMA" if bar.track.startswith("DMA ") and bar.track != "DMA issue" else bar.track
-        spans.setdefault((bar.core, track), []).append((bar.begin_us, bar.time_us))
+        spans.setdefault((bar.core, bar.row), []).append((bar.begin_us, bar.time_us))
     rows = sorted(spans, key=lambda row: (row[0], TRACKS.index(row[1])))
     canvas, axes = plt.subplots(figsize=(7.5, 0.8 + 0.32 * (len(rows) + 1)), layout="constrained")
     for place, row in enumerate(rows):

@@ -15,16 +15,16 @@ import nki_sim
 from evaluation.modelled_checks import modelled_figures
 from evaluation.provenance import REPOSITORY
 from evaluation.records import schema
-from evaluation.scoring import load_baselines
+from evaluation.scoring import BASELINES_FILE, load_baselines
 from evaluation.shapes import QWEN3_30B_A3B
 from kernels.specs import SPECS
 from model.plan import BUCKETS
 from nki_sim.latency import Range, predict
 from prediction import launches, prompts
-from prediction.baseline import padded_experts, padded_prefill
+from prediction.baseline import BLOCK_ROWS, padded_experts, padded_prefill
 from prediction.costs import Cost, Term, extrapolated, total
 from prediction.launches import Rank, blocks, cost, rounds
-from prediction.steps import Step, collective_ns, decode_steps, prefill
+from prediction.steps import ELEMENT_BYTES, Step, collective_ns, decode_steps, prefill
 from prediction.timeline import merged
 from prediction.whole import bound, predict_model
 
@@ -242,3 +242,22 @@ def test_intervals_that_touch_or_nearly_touch_are_one() -> None:
     spans = [(3.0, 4.0), (0.0, 1.0), (1.05, 2.0), (3.5, 3.6)]
     assert merged(spans, 0.1) == [(0.0, 2.0), (3.0, 4.0)]
     assert merged(spans, 0.0) == [(0.0, 1.0), (1.05, 2.0), (3.0, 4.0)]
+
+
+def test_the_document_says_what_the_code_says() -> None:
+    """The figures of the padded baseline and of the bound that stands against it."""
+    text = " ".join((REPOSITORY / "docs" / "latency.md").read_text().split())
+    rank = Rank("trn2")
+    padded, part = padded_experts(rank, BUCKETS[0]), rank.part
+    wanted = BUCKETS[0] * part.experts_per_token
+    weight_bytes = part.experts * 3 * part.hidden * part.expert_hidden * ELEMENT_BYTES
+    hbm_ms = rank.model.layers * weight_bytes / rank.hardware.values()["memory.hbm_rate"] / 1e6
+    baselines = load_baselines(BASELINES_FILE, "trn2")
+    for statement in (
+        f"blocks of {BLOCK_ROWS} rows, {padded.blocks} of them for {BUCKETS[0]} tokens",
+        f"{padded.macs / 1e9:.1f} GMAC per layer and rank",
+        f"{padded.blocks * BLOCK_ROWS // wanted} times what is useful",
+        f"({prompts.baseline_intercept_ms(baselines):.0f} ms on trn2)",
+        f"{weight_bytes / 1e6:.0f} MB per layer and rank, which HBM alone takes {hbm_ms:.0f} ms",
+    ):
+        assert statement in text
