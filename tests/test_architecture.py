@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"kernels", "model", "nki_sim"},
     "report": {"evaluation"},
     "prediction": {"evaluation", "kernels", "model", "nki_sim"},
-    "tuning": {"kernels", "nki_sim"},
+    "tuning": {"evaluation", "kernels", "nki_sim"},
     "validation": {"evaluation", "nki_sim"},
     "workflow": {"evaluation", "kernels", "model", "report"},
 }

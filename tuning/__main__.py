@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from evaluation.files import read_json, write_atomically, write_json
 from kernels.variants import variants
 from nki_sim.install import install
 
@@ -42,7 +42,7 @@ def _variant(options: argparse.Namespace) -> int:
     from .evaluation import evaluate
 
     result = evaluate(variants()[options.name])
-    _write(options.output, json.dumps(result, indent=1) + "\n")
+    write_json(options.output, result)
     for platform, found in result["times"].items():
         print(f"{options.name}: {found['time_us']['nominal']:.2f} {result['unit']} on {platform}")
     if result["problem"]:
@@ -53,14 +53,14 @@ def _variant(options: argparse.Namespace) -> int:
 def _collect(options: argparse.Namespace) -> int:
     from .table import TuningError, collect, markdown
 
-    results: list[dict[str, Any]] = [json.loads(file.read_text()) for file in options.files]
+    results: list[dict[str, Any]] = [read_json(file) for file in options.files]
     try:
         table = collect(results)
     except TuningError as error:
         print(error, file=sys.stderr)
         return 1
-    _write(options.table, markdown(table))
-    _write(options.output, json.dumps(table, indent=1) + "\n")
+    write_atomically(options.table, markdown(table))
+    write_json(options.output, table)
     print(markdown(table))
     return 0
 
@@ -69,24 +69,16 @@ def _ladder(options: argparse.Namespace) -> int:
     from .table import TuningError, ladders
 
     try:
-        found = ladders([json.loads(file.read_text()) for file in options.files])
+        found = ladders([read_json(file) for file in options.files])
     except TuningError as error:
         print(error, file=sys.stderr)
         return 1
-    _write(options.output, json.dumps(found, indent=1) + "\n")
+    write_json(options.output, found)
     for kernel, one in found["kernels"].items():
         for step in one["steps"]:
             times = ", ".join(f"{p} {t['nominal']:.1f} us" for p, t in step["time_us"].items())
             print(f"{kernel}: {step['step']}: {times}")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 if __name__ == "__main__":
