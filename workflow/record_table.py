@@ -60,6 +60,14 @@ def _rows(part: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _rows(declared, f"{name}.")
         elif "properties" in declared.get("items", {}):
             yield from _rows(declared["items"], f"{name}[*].")
+        elif "properties" in (free := _free(declared)):
+            yield from _rows(free, f"{name}.*.")
+
+
+def _free(declared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what stands under keys that the schema does not name; nothing if there are none."""
+    free = declared.get("additionalProperties")
+    return free if isinstance(free, Mapping) else {}
 
 
 def _meaning(declared: Mapping[str, Any]) -> str:
@@ -91,8 +99,8 @@ def _takes(declared: Mapping[str, Any]) -> str:
 
 def _of(declared: Mapping[str, Any]) -> str:
     """Say what a list holds, or an object whose keys are free."""
-    inside = declared.get("items") or declared.get("additionalProperties")
-    if not isinstance(inside, Mapping) or "properties" in inside:
+    inside = declared.get("items") or _free(declared)
+    if not inside or "properties" in inside:
         return ""
     return f" of {_takes(inside)}"
 
