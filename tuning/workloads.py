@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 import nki_sim
-from kernels.specs import DTYPES, EPS, SPECS, Case, KernelSpec
-from kernels.specs.decode_layer import stack_shapes
+from evaluation.shapes import QWEN3_30B_A3B, Trace, decoder_shapes
+from evaluation.tracing import hollow
+from kernels.specs import SPECS, Case, KernelSpec
 from kernels.variants import Settings
 from nki_sim import ranks
 from nki_sim.latency import Prediction, Range, predict
@@ -20,6 +19,8 @@ from nki_sim.latency import Prediction, Range, predict
 PLATFORMS = ("trn2", "trn3")
 CORES = 2
 RANKS = 4
+POSITIONS = 640
+DTYPE = "bfloat16"
 RANKS_KERNEL = "decoder_stack_ranks"
 # From the second layer on all are alike; the difference leaves out what begins and ends a launch.
 FEW_LAYERS, MORE_LAYERS = 3, 5
@@ -68,8 +69,9 @@ def launch_of(kernel: str, settings: Settings) -> Callable[..., Any]:
 def described(kernel: str) -> tuple[str, str]:
     """(workload, unit) of the predicted time."""
     if kernel == RANKS_KERNEL:
-        return f"a decoder layer of 1 token, {RANKS} ranks, 640 positions, bfloat16", "us per layer"
-    return f"{spec_of(kernel).cases[0].label}, 4 ranks, bfloat16", "us per launch"
+        token = f"a decoder layer of 1 token, {RANKS} ranks, {POSITIONS} positions, {DTYPE}"
+        return token, "us per layer"
+    return f"{spec_of(kernel).cases[0].label}, {RANKS} ranks, {DTYPE}", "us per launch"
 
 
 def modelled(kernel: str, settings: Settings) -> dict[str, Modelled]:
@@ -96,18 +98,20 @@ def _record_case(kernel: str, settings: Settings) -> Any:
     spec = spec_of(kernel)
     case = spec.cases[0]
     if kernel in NEEDS_VALUES:
-        mode, arguments = "unchecked", spec.inputs(case, "bfloat16")
+        mode, arguments = "unchecked", spec.inputs(case, DTYPE)
     else:
         mode = "shapes"
-        arguments = hollow(case.shapes) | dict(spec.scalars) | dict(case.scalars)
+        trace = Trace(spec.name, "", 1, dict(case.shapes), {})
+        arguments = hollow(spec, trace, DTYPE) | dict(spec.scalars) | dict(case.scalars)
     with nki_sim.mode(mode), nki_sim.record() as recording:
         launch_of(kernel, settings)(**arguments)
     return recording.launches[0]
 
 
 def _record_layers(layers: int, settings: Settings) -> Any:
-    shapes = stack_shapes(layers, 1, 2048, 8, 1, 128, 640, 128, 192)
-    arguments = hollow(shapes) | {"eps": EPS, "rounding": "fused"}
+    spec, part = spec_of(RANKS_KERNEL), replace(QWEN3_30B_A3B.of_rank(RANKS), layers=layers)
+    shapes = decoder_shapes(part, spec.name, 1, POSITIONS)
+    arguments = hollow(spec, Trace(spec.name, "", 1, shapes, {}), DTYPE)
     with nki_sim.mode("shapes"), nki_sim.record() as recording:
         _on_ranks(arguments, settings, RANKS)
     return recording.launches[0]
@@ -120,19 +124,6 @@ def _on_ranks(arguments: Arguments, settings: Settings, count: int) -> list[Any]
     function = module.nki_decoder_stack_ranks_kernel[CORES]
     given = {**arguments, **settings, "group": group}
     return ranks.run(function, ranks=count, arguments=[given] * count)
-
-
-def hollow(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """bfloat16 arguments of these shapes that take no memory, and the position in a cache."""
-    zero = np.zeros((), DTYPES["bfloat16"])
-    arrays = {name: np.broadcast_to(zero, shape) for name, shape in shapes.items()}
-    integers = {"position": "int32", "experts": "uint32"}
-    for name, dtype in integers.items():
-        if name in arrays:
-            arrays[name] = np.zeros(shapes[name], DTYPES[dtype])
-    if "experts" in arrays and "weights" in arrays:
-        arrays["weights"] = np.zeros(shapes["weights"], np.float32)
-    return arrays
 
 
 def _whole(prediction: Prediction) -> Modelled:
