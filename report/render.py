@@ -11,6 +11,7 @@ import jinja2
 
 from evaluation.files import read_json, sha256_text, to_json, write_atomically
 from report import tex
+from report.captions import Caption, captions
 from report.facts import facts, top_k_entry, total_useful_macs
 from report.fields import Fields, MissingValue
 
@@ -37,6 +38,7 @@ def render(
             r=fields,
             f=facts(fields),
             figures=Fields(dict(figures), "figures"),
+            captions=captions("figures", platform=fields["platform_target"]),
             record_sha256=sha256_text(to_json(record)),
         )
     except jinja2.UndefinedError as error:
@@ -48,10 +50,8 @@ def render_file(record_path: Path, figures_dir: Path, tex_path: Path) -> None:
 
     The source names the figures in `figures_dir` by their paths relative to itself.
     """
-    from report.figures import FIGURES  # matplotlib is slow to import and only the names are needed
-
     folder = Path(figures_dir).resolve().relative_to(Path(tex_path).resolve().parent)
-    figures = {name: (folder / f"{name}.pdf").as_posix() for name in FIGURES}
+    figures = {name: (folder / f"{name}.pdf").as_posix() for name in captions("figures")}
     write_atomically(tex_path, render(read_json(record_path), figures))
 
 
@@ -104,6 +104,7 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "interval": _interval,
         "ulp": lambda ulp: tex.num(ulp if ulp < _MANY_ULPS else float(ulp), 2),
         "ms_range": _ms_range,
+        "caption": _caption,
         "cap": lambda text: text[:1].upper() + text[1:],
         "path": tex.Tex,
         "plain": lambda value, digits=3: tex.Tex(tex.rounded(value, digits)),
@@ -158,6 +159,11 @@ def _ms_range(range_us: Fields, digits: int = 1) -> tex.Tex:
 def _count(number: int, noun: str) -> tex.Tex:
     """Return "1 prompt" or "5 prompts", kept on one line."""
     return tex.Tex(f"{tex.num(number)}~{tex.escape(noun)}{'' if number == 1 else 's'}")
+
+
+def _caption(caption: Caption) -> tex.Tex:
+    """Return a caption with the tag of its basis."""
+    return tex.Tex(f"{tex.escape(caption.caption)} {tex.basis(caption.basis)}")
 
 
 def _top_k(key: str) -> tex.Tex:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from evaluation.bundle import PACKAGES, SINGLE_FILES
 from evaluation.files import sha256_file, sha256_json
@@ -14,6 +14,7 @@ from evaluation.imports import closure, module_name
 from evaluation.prompts import load_prompts
 from evaluation.provenance import MODEL_MODULES, files_below, simulator_files, versions
 from kernels.specs import SPECS
+from report.captions import Caption, captions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,16 +136,9 @@ def prompt_hashes(path: str) -> dict[str, str]:
     return {str(prompt.id): prompt.sha256 for prompt in load_prompts(ROOT / path)}
 
 
-def figure_names() -> list[str]:
-    """Return the keys of `report.figures.FIGURES`, without importing matplotlib for them."""
-    source = ROOT / "report" / "figures.py"
-    for node in ast.parse(source.read_bytes(), filename=str(source)).body:
-        target = getattr(node, "target", None)
-        if isinstance(target, ast.Name) and target.id == "FIGURES":
-            table = getattr(node, "value", None)
-            assert isinstance(table, ast.Dict), f"{source}: FIGURES is to be a dict display"
-            return [ast.literal_eval(key) for key in table.keys if key is not None]
-    raise LookupError(f"{source}: no FIGURES: dict[...] = {{...}} at the top level")
+def figure_captions(config: Mapping[str, Any]) -> dict[str, Caption]:
+    """Return the captions of the report's figures by name, for a run that is configured so."""
+    return captions("figures", platform=config["platform_target"])
 
 
 def environment() -> dict[str, str]:

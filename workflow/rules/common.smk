@@ -28,7 +28,7 @@ from workflow.project import (
     device_launches,
     driver_files,
     environment,
-    figure_names,
+    figure_captions,
     flags,
     kernel_files,
     kernel_test_files,
@@ -57,7 +57,7 @@ JOBS_LOCK = ".snakemake/jobs.lock"
 VARIANTS = ["baseline", "nki"]
 KERNELS = kernel_files()
 DEVICE_LAUNCHES = device_launches()
-FIGURES = figure_names()
+FIGURES = figure_captions(config)
 FIGURE_FILES = expand(
     "report/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )

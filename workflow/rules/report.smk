@@ -1,6 +1,7 @@
 # Figures, the LaTeX source and the PDF, from the record alone.
 TEMPLATE = "report/technical_report.tex.j2"
 BIBLIOGRAPHY = "report/references.bib"
+CAPTIONS = "report/captions.yaml"
 
 
 rule plot_figure:
@@ -13,7 +14,7 @@ rule plot_figure:
             "report/figures/{figure}.png",
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "{figure}"},
+            labels=lambda wildcards: {"figure": FIGURES[wildcards.figure].title},
         ),
     log:
         "logs/plot_figure/{figure}.log",
@@ -22,6 +23,8 @@ rule plot_figure:
         "../../envs/cpu.yaml"
     params:
         code=content_sha256(program("plot_figure")),
+        caption=lambda wildcards: FIGURES[wildcards.figure].caption,
+        basis=lambda wildcards: FIGURES[wildcards.figure].basis,
     message:
         "Drawing figure {wildcards.figure}"
     shell:
@@ -33,6 +36,7 @@ rule render_report:
     input:
         record="results/benchmark_results.json",
         template=TEMPLATE,
+        captions=CAPTIONS,
         code=program("render_report"),
     output:
         tex="report/technical_report.tex",
@@ -42,7 +46,7 @@ rule render_report:
     conda:
         "../../envs/cpu.yaml"
     params:
-        code=content_sha256([*program("render_report"), TEMPLATE]),
+        code=content_sha256([*program("render_report"), TEMPLATE, CAPTIONS]),
     message:
         "Writing the report's source"
     shell:

@@ -1,0 +1,36 @@
+"""Titles and captions of the report's figures, from captions.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+_FILE = Path(__file__).with_name("captions.yaml")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands with a figure: its title, its caption, and what its values rest on."""
+
+    title: str
+    caption: str
+    basis: str
+
+
+def captions(kind: Literal["figures"], **values: str) -> dict[str, Caption]:
+    """Return the captions of a kind by name, in the order of the report.
+
+    `values` fill the braces; without them, they stay. KeyError for one that is missing.
+    """
+    found = yaml.safe_load(_FILE.read_text(encoding="utf-8"))[kind]
+    return {
+        name: Caption(
+            entry["title"],
+            entry["caption"].format_map(values) if values else entry["caption"],
+            entry["basis"],
+        )
+        for name, entry in found.items()
+    }
