@@ -1,8 +1,9 @@
-"""From a number of the record back to raw samples and code: `main.py --explain KEY`.
+"""From a number of the report or the record to raw samples and code: `main.py --explain KEY`.
 
 Each line of the walk is a key with its value; below it stand what it means (the schema), how it is
 computed and by which function, and the keys that it is computed from, down to the result files with
-their hashes: those that the record keeps against those that lie here now.
+their hashes: those that the record keeps against those that lie here now. A number is looked up in
+the list of those that the report prints, which tells the keys.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from evaluation.derivations import Derivation, Source, derivation, names
 from evaluation.files import FileError, read_json, sha256_file
+from evaluation.printed import number_in, places_of
 from evaluation.problems import expand, lookup, members, shown, walk
 from evaluation.provenance import REPOSITORY
 from evaluation.records import read_record, schema
@@ -32,7 +35,9 @@ class ExplanationError(ValueError):
 def explain_file(key: str, path: Path = RECORD, root: Path = REPOSITORY) -> str:
     """Return the explanation of a key of the record at `path`; result files lie below `root`.
 
-    Raises ExplanationError for a file that is no valid record, and for a key that it does not have.
+    `key` may be a number, as the report below `root` on that record prints it. Raises
+    ExplanationError for a file that is no valid record, for a key that it does not have, and for a
+    number that the report does not print.
     """
     record, problems, passed = read_record(path)
     if problems:
@@ -41,7 +46,27 @@ def explain_file(key: str, path: Path = RECORD, root: Path = REPOSITORY) -> str:
             f"record is explained; python3 -m evaluation.validator {path} lists them"
         )
     head = [f"(migrated from version {' to '.join(passed)})"] if passed else []
-    return "\n".join([*head, *explain(record, key, root)])
+    asked = number_in(key)
+    lines = explain(record, key, root) if asked is None else _printed(record, asked, path, root)
+    return "\n".join([*head, *lines])
+
+
+def _printed(record: dict[str, Any], asked: Decimal, path: Path, root: Path) -> Iterator[str]:
+    """Yield where the report prints a number, and the explanation of it if that is one thing."""
+    try:
+        found = places_of(asked, root, sha256_file(path))
+    except LookupError as error:
+        raise ExplanationError(str(error)) from None
+    for one in found:
+        yield f"{one.place}: {one.context}"
+        yield f"  number   {one.printed}, line {one.line} of report/technical_report.tex"
+        yield f"  how      {one.how}"
+    if len({one.how for one in found}) > 1:
+        yield "This number stands for several things: explain one of their keys."
+        return
+    for key in found[0].keys:
+        yield ""
+        yield from explain(record, key, root)
 
 
 def explain(record: dict[str, Any], key: str, root: Path = REPOSITORY) -> Iterator[str]:

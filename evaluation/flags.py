@@ -240,8 +240,9 @@ TASK = Group("what to do", (
     Flag("--kernel-path", OneOf(("fused", "layered", "rows")), "fused", "kernels of the NKI model; "
          "fused: a decode step is one launch for all layers and one for the LM head; layered: five "
          "launches per layer; rows: small kernels around torch's matrix products"),
-    Flag("--explain", text, None, "show where a number of the record comes from: its path there, "
-         "as summary.accuracy; instead of --mode", modes=(EXPLAIN,)),
+    Flag("--explain", text, None, "show where a number comes from: its path in the record, as "
+         "summary.accuracy, or its digits in the report, as 5.17; instead of --mode",
+         modes=(EXPLAIN,)),
     Flag("--record", path, DEFAULT_RECORD, "results file that --explain reads", modes=(EXPLAIN,),
          shown="results/benchmark_results.json beside main.py"),
     Flag("--qwen", text, "qwen", "the model by the name of its module: qwen is the baseline, "

@@ -8,6 +8,7 @@ from typing import Any
 
 from report.fields import Fields
 from report.modelled import modelled_facts
+from report.trace import constant, count
 
 BACKENDS = {
     "simulator": "this project's instruction-level simulator",
@@ -179,7 +180,7 @@ def accuracy_of(prompt: Fields) -> Fields:
 def top_k_keys(record: Fields) -> list[str]:
     """Return the tolerance map's keys: the whole vocabulary, then from many tokens to few."""
     keys = {
-        str(entry["top_k"])
+        entry["top_k"]
         for prompt in record["per_prompt_results"]
         for entry in accuracy_of(prompt)["top_k"]
     }
@@ -227,7 +228,7 @@ def facts(record: Fields) -> dict[str, Any]:
         "worst_entry": worst_entry,
         "worst_prompt": worst_prompt,
         "failed": [prompt for prompt in prompts if not accuracy_of(prompt)["passed"]],
-        "divergences": sum(len(accuracy_of(prompt)["divergences"]) for prompt in prompts),
+        "divergences": sum(count(accuracy_of(prompt)["divergences"]) for prompt in prompts),
         "largest_logit_error": max(accuracy_of(p)["max_abs_logit_error"] for p in prompts),
         "smallest_gap": min(accuracy_of(p)["smallest_baseline_gap"] for p in prompts),
         "families": families(kernels),
@@ -246,7 +247,7 @@ def _work_facts(kernels: list[Fields]) -> dict[str, Any]:
     return {
         "work": of,
         "heaviest": max(kernels, key=lambda kernel: of[kernel["kernel"]].total_bytes),
-        "reread_limit": REREAD_LIMIT,
+        "reread_limit": constant(REREAD_LIMIT, "REREAD_LIMIT of report/facts.py"),
         "rereading": [
             kernel for kernel in kernels if of[kernel["kernel"]].read_factor > REREAD_LIMIT
         ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from report.trace import traced
+
 
 class ReportError(RuntimeError):
     """The report cannot be written from this record; the message says which value is at fault."""
@@ -39,6 +41,13 @@ class Fields(dict[str, Any]):
         """Return the full key of the member `name`, for example "summary.accuracy"."""
         return f"{self.path}.{name}" if self.path else name
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a member or `default`, which, if a number, carries the key of what lacks it."""
+        if name in self:
+            return self[name]
+        known = isinstance(default, (int, float)) and not isinstance(default, bool)
+        return traced(default, self.path) if known else default
+
     def __missing__(self, name: str) -> Any:
         """Refuse a missing key."""
         raise MissingValue(
@@ -47,12 +56,25 @@ class Fields(dict[str, Any]):
         )
 
 
+class Items(list[Any]):
+    """A JSON list that remembers where in the record it stands."""
+
+    path: str
+
+    def __init__(self, values: list[Any], path: str) -> None:
+        """Wrap every value of the list."""
+        self.path = path
+        super().__init__(wrap(item, f"{path}[{index}]") for index, item in enumerate(values))
+
+
 def wrap(value: Any, path: str = "") -> Any:
-    """Return a JSON value with its objects as `Fields` and its strings as `Text`."""
+    """Return a JSON value as `Fields`, `Items`, `Text` or a number that knows its key."""
     if isinstance(value, dict):
         return Fields(value, path)
     if isinstance(value, list):
-        return [wrap(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return Items(value, path)
     if isinstance(value, str):
         return Text(value, path)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return traced(value, path)
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from report.fields import Fields
+from report.trace import count
 
 PLATFORMS = ("trn2", "trn3")
 PATHS = ("fused", "layered")
@@ -71,10 +72,11 @@ def modelled_facts(record: Fields) -> dict[str, Any]:
             "buckets": [step["bucket"] for step in predictions["trn2"]["prefill"]],
             "groups": {name: one for name, one in groups.items() if one["held_out"]["points"]},
             "ladders": _ladders(record["modelled"]["ladders"]["kernels"]),
-            "points": len(validation["points"]),
-            "held_out": sum(not point["used"] for point in validation["points"]),
+            "points": count(validation["points"]),
+            "held_out": count([point for point in validation["points"] if not point["used"]]),
             "missed": [name for name, group in groups.items() if group["met"] is False],
-            "ladders_met": [name for name, one in ladders.items() if one["met"]],
+            "rankings": list(ladders.values()),
+            "ladders_met": [one for one in ladders.values() if one["met"]],
             "ladders_missed": [(name, one) for name, one in ladders.items() if not one["met"]],
         }
     }
@@ -96,7 +98,8 @@ def _ladders(kernels: Fields) -> list[dict[str, Any]]:
 
 
 def _nominal(found: Fields, step: int, platform: str) -> float:
-    return float(found["steps"][step]["time_us"][platform]["nominal"])
+    nominal: float = found["steps"][step]["time_us"][platform]["nominal"]
+    return nominal
 
 
 def _on_both(predictions: Fields, index: int) -> list[Fields]:
@@ -130,5 +133,8 @@ def _platform(record: Fields, platform: str) -> dict[str, Any]:
 
 def _share(step: Fields, name: str) -> float:
     """Return a term's share of a step's nominal time."""
-    time_us = sum(t["time_us"]["nominal"] for t in step["terms"] if t["name"] == name)
-    return float(time_us / step["total_us"]["nominal"])
+    share: float = (
+        sum(t["time_us"]["nominal"] for t in step["terms"] if t["name"] == name)
+        / step["total_us"]["nominal"]
+    )
+    return share

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from evaluation.files import read_json, sha256_text, to_json, write_atomically
+from evaluation.files import read_json, sha256_text, to_json, write_atomically, write_json
+from evaluation.printed import Printed
 from report import tex
 from report.captions import Caption, captions
 from report.facts import facts, top_k_entry, total_useful_macs
 from report.fields import Fields, MissingValue
+from report.numbers import separate, without_notes
+from report.trace import count, real, traced
 
 TEMPLATE = "technical_report.tex.j2"
 _MANY_ULPS = 10_000
@@ -23,8 +27,8 @@ REPORT_DIR = Path(__file__).resolve().parent
 
 def render(
     record: dict[str, Any], figures: Mapping[str, str], template_dir: Path = REPORT_DIR
-) -> str:
-    """Return the LaTeX source of the report on `record`.
+) -> tuple[str, list[Printed]]:
+    """Return the LaTeX source of the report on `record`, and every number that it prints.
 
     `figures` maps each figure's name to its path as \\includegraphics finds it. The bibliography is
     expected beside the source as references.bib. Raises MissingValue (naming the key) for a value
@@ -34,25 +38,34 @@ def render(
     fields = Fields(record)
     template = _environment(Path(template_dir)).get_template(TEMPLATE)
     try:
-        return template.render(
+        source = template.render(
             r=fields,
             f=facts(fields),
             figures=Fields(dict(figures), "figures"),
             captions=captions("figures", platform=fields["platform_target"]),
-            record_sha256=sha256_text(to_json(record)),
+            record_sha256=_sha256(record),
         )
     except jinja2.UndefinedError as error:
         raise MissingValue(f"{TEMPLATE}: {error.message}") from error
+    return separate(source)
 
 
-def render_file(record_path: Path, figures_dir: Path, tex_path: Path) -> None:
-    """Write the report on the record at `record_path` to `tex_path`.
+def render_file(record_path: Path, figures_dir: Path, tex_path: Path, numbers_path: Path) -> None:
+    """Write the report on the record at `record_path`, and the list of the numbers it prints.
 
     The source names the figures in `figures_dir` by their paths relative to itself.
     """
     folder = Path(figures_dir).resolve().relative_to(Path(tex_path).resolve().parent)
     figures = {name: (folder / f"{name}.pdf").as_posix() for name in captions("figures")}
-    write_atomically(tex_path, render(read_json(record_path), figures))
+    record = read_json(record_path)
+    source, numbers = render(record, figures)
+    listed = [asdict(number) for number in numbers]
+    write_json(numbers_path, {"record_sha256": _sha256(record), "numbers": listed})
+    write_atomically(tex_path, source)
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    return sha256_text(to_json(record))
 
 
 class _Environment(jinja2.Environment):
@@ -85,7 +98,21 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=tex.finalize,
     )
-    environment.filters |= {
+    environment.filters |= _filters()
+    environment.globals |= {
+        "top_k_entry": top_k_entry,
+        "prompt_name": _prompt_name,
+        "count": _count,
+        "total_useful_macs": total_useful_macs,
+        "million": 10**6,
+        "kibi": 2**10,
+    }
+    return environment
+
+
+def _filters() -> dict[str, Callable[..., Any]]:
+    """Return what the template calls values by: how they are written, and how many there are."""
+    return {
         "num": tex.num,
         "fixed": tex.fixed,
         "signed": tex.signed,
@@ -102,24 +129,17 @@ def _environment(template_dir: Path) -> jinja2.Environment:
         "short_dtype": lambda dtype: {"float32": "FP32", "bfloat16": "BF16"}.get(dtype, dtype),
         "range": _range,
         "interval": _interval,
-        "ulp": lambda ulp: tex.num(ulp if ulp < _MANY_ULPS else float(ulp), 2),
+        "ulp": lambda ulp: tex.num(ulp if ulp < _MANY_ULPS else real(ulp), 2),
         "ms_range": _ms_range,
         "caption": _caption,
+        "length": count,
+        "how_many": lambda items: tex.num(count(items)) if items else "none",
         "cap": lambda text: text[:1].upper() + text[1:],
         "path": tex.Tex,
-        "plain": lambda value, digits=3: tex.Tex(tex.rounded(value, digits)),
+        "plain": tex.plain,
         "plain_int": lambda value: tex.Tex(int(value)),
-        "plain_signed": lambda value: tex.Tex(f"{value:+.1f}"),
+        "plain_signed": tex.plain_signed,
     }
-    environment.globals |= {
-        "top_k_entry": top_k_entry,
-        "prompt_name": _prompt_name,
-        "count": _count,
-        "total_useful_macs": total_useful_macs,
-        "million": 10**6,
-        "kibi": 2**10,
-    }
-    return environment
 
 
 def _digest(sha256: str, length: int = 12) -> tex.Tex:
@@ -129,7 +149,7 @@ def _digest(sha256: str, length: int = 12) -> tex.Tex:
 
 def _shape(shape: list[int]) -> tex.Tex:
     r"""Return a tensor's shape as mathematics, for example $640 \times 2048$."""
-    return tex.Tex("$" + r" \times ".join(str(int(extent)) for extent in shape) + "$")
+    return tex.Tex("$" + r" \times ".join(map(tex.plain, shape)) + "$")
 
 
 def _words(items: list[Any], separator: str = ", ") -> tex.Tex:
@@ -143,7 +163,7 @@ def _words(items: list[Any], separator: str = ", ") -> tex.Tex:
 def _range(values: list[float]) -> tex.Tex:
     """Return "1.2 to 8.5" of sorted values, one number where both ends print alike."""
     low, high = tex.num(values[0]), tex.num(values[-1])
-    return low if low == high else tex.Tex(f"{low} to {high}")
+    return low if without_notes(low) == without_notes(high) else tex.Tex(f"{low} to {high}")
 
 
 def _interval(ends: list[float], digits: int = 2) -> tex.Tex:
@@ -168,7 +188,9 @@ def _caption(caption: Caption) -> tex.Tex:
 
 def _top_k(key: str) -> tex.Tex:
     """Return the name of a set of most likely tokens, as the tolerance map's keys give it."""
-    return tex.Tex("all tokens" if key == "all" else f"top {tex.num(int(key))}")
+    if key == "all":
+        return tex.Tex("all tokens")
+    return tex.Tex(f"top {tex.num(traced(int(key), getattr(key, 'path', '')))}")
 
 
 def _prompt_name(prompts: list[Fields], prompt_id: int) -> str:

@@ -13,6 +13,7 @@ import unicodedata
 from typing import Any
 
 from report.fields import ReportError
+from report.numbers import note
 
 
 class UntypesettableText(ReportError):
@@ -130,24 +131,37 @@ def code(text: str) -> Tex:
 
 def num(value: int | float, digits: int = 3) -> Tex:
     r"""Return `\num{...}`: integers whole, floats rounded to `digits` significant digits."""
-    return Tex(rf"\num{{{rounded(value, digits)}}}")
+    return Tex(rf"\num{{{plain(value, digits)}}}")
 
 
 def fixed(value: int | float, decimals: int = 2) -> Tex:
     r"""Return `\num{...}` with a fixed number of decimals, for columns of like magnitude."""
     _require_number(value)
-    return Tex(rf"\num{{{value:.{decimals}f}}}")
+    printed = f"{value:.{decimals}f}"
+    return Tex(rf"\num{{{note(value, printed)}{printed}}}")
 
 
 def signed(value: int | float, decimals: int = 1) -> Tex:
     r"""Return `\num{...}` with its sign always shown, for changes."""
+    return Tex(rf"\num[print-implicit-plus]{{{plain_signed(value, decimals)}}}")
+
+
+def plain(value: int | float, digits: int = 3) -> Tex:
+    """Return a number in digits alone, as the argument of a command."""
+    printed = rounded(value, digits)
+    return Tex(note(value, printed) + printed)
+
+
+def plain_signed(value: int | float, decimals: int = 1) -> Tex:
+    """Return a change in digits alone, as the argument of a command."""
     _require_number(value)
-    return Tex(rf"\num[print-implicit-plus]{{{value:+.{decimals}f}}}")
+    printed = f"{value:+.{decimals}f}"
+    return Tex(note(value, printed) + printed)
 
 
 def qty(value: int | float, unit: str, digits: int = 3) -> Tex:
     r"""Return `\qty{value}{unit}`; `unit` is siunitx's, for example `\milli\second`."""
-    return Tex(rf"\qty{{{rounded(value, digits)}}}{{{unit}}}")
+    return Tex(rf"\qty{{{plain(value, digits)}}}{{{unit}}}")
 
 
 def size(value: int, digits: int = 3) -> Tex:

@@ -22,6 +22,6 @@ def build_report(record: dict[str, Any], folder: Path) -> tuple[Path, list[str]]
         plot(name, record_path, base.with_suffix(".pdf"), base.with_suffix(".png"))
     shutil.copy(REPORT_DIR / "references.bib", report)
     tex, pdf = report / "technical_report.tex", report / "technical_report.pdf"
-    render_file(record_path, report / "figures", tex)
+    render_file(record_path, report / "figures", tex, tex.with_suffix(".numbers.json"))
     boxes = build_pdf(tex, pdf, epoch_of(record["timestamp"]), folder / "latex")
     return pdf, boxes

@@ -39,8 +39,12 @@ def one_line(source: str) -> str:
     return re.sub(r"\s+", " ", source)
 
 
+def source_of(record: dict[str, Any]) -> str:
+    return render(record, FIGURE_PATHS)[0]
+
+
 def rendered(record: dict[str, Any]) -> str:
-    return one_line(render(record, FIGURE_PATHS))
+    return one_line(source_of(record))
 
 
 def unhashed(source: str) -> str:
@@ -62,7 +66,7 @@ def test_samples_are_valid_records(record: dict[str, Any]) -> None:
 
 
 def test_every_kind_of_record_renders(record: dict[str, Any]) -> None:
-    source = render(record, FIGURE_PATHS)
+    source = source_of(record)
     assert source.rstrip().endswith(r"\end{document}")
     assert "((" not in source.replace("((-", "")
 
@@ -188,7 +192,7 @@ def test_an_unknown_kernel_is_described_by_the_record() -> None:
 @pytest.mark.parametrize("make", [simulator_record, device_record])
 def test_a_missing_value_fails_naming_its_key(make: Any) -> None:
     complete = make()
-    reference = render(complete, FIGURE_PATHS)
+    reference = source_of(complete)
     needed = 0
     for path in keys(complete):
         record = copy.deepcopy(complete)
@@ -197,7 +201,7 @@ def test_a_missing_value_fails_naming_its_key(make: Any) -> None:
             parent = parent[step]
         del parent[path[-1]]
         try:
-            source = render(record, FIGURE_PATHS)
+            source = source_of(record)
         except MissingValue as error:
             assert str(path[-1]) in str(error), path
             needed += 1
@@ -223,13 +227,13 @@ def test_text_that_cannot_be_printed_names_its_field(text: str) -> None:
     record = simulator_record()
     record["team"]["members"][1] = text
     with pytest.raises(UntypesettableText, match=r"team\.members\[1\] holds"):
-        render(record, FIGURE_PATHS)
+        source_of(record)
 
 
 def test_the_hash_is_that_of_the_record_file(tmp_path: Path) -> None:
     record_path, tex = tmp_path / "record.json", tmp_path / "report" / "report.tex"
     write_json(record_path, simulator_record())
-    render_file(record_path, tmp_path / "report" / "figures", tex)
+    render_file(record_path, tex.parent / "figures", tex, tex.with_suffix(".numbers.json"))
     assert f"RecordSHA256={{{sha256_file(record_path)}}}" in tex.read_text()
     assert r"\includegraphics[width=\linewidth]{figures/accuracy_margin.pdf}" in tex.read_text()
 
@@ -239,5 +243,5 @@ def test_a_broken_record_leaves_the_old_source(tmp_path: Path) -> None:
     tex.write_text("old")
     (tmp_path / "record.json").write_text('{"schema_version": ')
     with pytest.raises(FileError, match=r"record\.json: not valid JSON"):
-        render_file(tmp_path / "record.json", tmp_path / "figures", tex)
+        render_file(tmp_path / "record.json", tmp_path / "figures", tex, tmp_path / "n.json")
     assert tex.read_text() == "old"

@@ -22,6 +22,7 @@ _NOT_SOURCES = (
     "logs",
     "__pycache__",
     "technical_report.tex",
+    "technical_report.numbers.json",
     "technical_report.pdf",
 )
 _JOBS = {
@@ -36,7 +37,7 @@ _JOBS = {
     r"results/tuning_ladder\.json": "collect_ladder",
     r"results/benchmark_results\.json": "aggregate_results",
     r"report/figures/(\w+)\.\w+": r"plot_figure \1",
-    r"report/technical_report\.tex": "render_report",
+    r"report/technical_report\.(tex|numbers\.json)": "render_report",
     r"report/technical_report\.pdf": "build_pdf",
     r"results/submission\.zip": "archive",
     r"results/submission_verified\.json": "verify_archive",

@@ -40,6 +40,7 @@ rule render_report:
         code=program("render_report"),
     output:
         tex="report/technical_report.tex",
+        numbers="report/technical_report.numbers.json",
     log:
         "logs/render_report.log",
     localrule: True
@@ -50,7 +51,8 @@ rule render_report:
     message:
         "Writing the report's source"
     shell:
-        '"$PYTHON" -m workflow.scripts.render_report --record {input.record} --figures report/figures --output {output.tex} > {log} 2>&1'
+        '"$PYTHON" -m workflow.scripts.render_report --record {input.record} --figures report/figures'
+        " --numbers {output.numbers} --output {output.tex} > {log} 2>&1"
 
 
 rule build_pdf:
