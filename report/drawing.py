@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import BytesIO
-from math import isnan
+from math import cos, isnan, pi, sin
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -156,3 +157,32 @@ def name_rows(axes: Axes, names: list[str]) -> None:
     """Name the rows of `axes`, the first at the top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def number_points(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Number the points of `axes` from 1, each beside its point, on nothing else.
+
+    A number goes to the nearest free place around its point, with a line where that is not beside
+    it; limits and layout of the figure must be final.
+    """
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    points = [axes.transData.transform(place) for place in places]
+    half = np.array([3.4, 3.4]) * figure.dpi / 72.0
+    taken = list(points)
+    turns = [np.array([cos(a), sin(a)]) for a in np.linspace(0.0, 2.0 * pi, 16, endpoint=False)]
+    for number, (place, point) in enumerate(zip(places, points, strict=True), 1):
+        steps = [(reach, turn) for reach in (1.9, 3.2, 4.5, 6.0, 8.0) for turn in turns]
+        reach, spot = next(
+            (reach, spot)
+            for reach, spot in ((reach, point + reach * half * turn) for reach, turn in steps)
+            if reach == 8.0 or all((abs(spot - other) > 1.7 * half).any() for other in taken)
+        )
+        taken.append(spot)
+        offset = (spot - point) * 72.0 / figure.dpi
+        line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            str(number), place, offset, textcoords="offset points", fontsize=7, ha="center",
+            va="center", arrowprops=line if reach > 1.9 else None,
+        )  # fmt: skip

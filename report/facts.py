@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from report.device import device_facts
 from report.fields import Fields
 from report.modelled import modelled_facts
 from report.trace import constant, count
@@ -235,7 +236,7 @@ def facts(record: Fields) -> dict[str, Any]:
         **_work_facts(kernels),
         **_run_facts(record),
         **modelled_facts(record),
-        **(_device_facts(prompts) if record["backend"] == "neuron" else _host_facts(prompts)),
+        **(device_facts(record) if record["backend"] == "neuron" else _host_facts(prompts)),
     }
 
 
@@ -316,15 +317,6 @@ def _run_facts(record: Fields) -> dict[str, Any]:
             )
             for phase, values in phases.items()
         },
-    }
-
-
-def _device_facts(prompts: list[Fields]) -> dict[str, Any]:
-    """Return what only a run on a device can tell: which prompts gained and which lost."""
-    changes = [(p["improvement_percent"], p) for p in prompts if "improvement_percent" in p]
-    return {
-        "gains": [prompt for change, prompt in changes if change > 0],
-        "losses": [prompt for change, prompt in changes if change < 0],
     }
 
 

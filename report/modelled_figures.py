@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from report.device import against_modelled
 from report.drawing import (
     COLOURS,
     DARK,
@@ -25,6 +25,7 @@ from report.drawing import (
     flat,
     legend,
     name_rows,
+    number_points,
     short,
     without,
 )
@@ -142,7 +143,7 @@ def token_time(record: Fields) -> Figure:
         least_ms = bound["time_us"] / 1e3
         axes.vlines(least_ms, row - 0.42, row + 0.42, color="black", linestyle="--", linewidth=1.0)
     axes.set_xlim(0, None)
-    axes.set_xlabel("decode step (ms); dashed: HBM bound; line: range")
+    axes.set_xlabel("decode step (ms)")
     name_rows(axes, [f"{platform}, {path}" for platform, path in rows])
     figure.legend(loc="outside upper center", ncols=3, handlelength=1.3, columnspacing=0.9)
     return figure
@@ -201,24 +202,17 @@ def roofline(record: Fields) -> Figure:
     platform = record["platform_target"]
     found = record["modelled"]["predictions"][platform if platform in PLATFORMS else "trn2"]
     points = sorted(found["roofline"]["points"], key=lambda point: point["kernel"])
-    figure = column_figure(2.95)
+    figure = column_figure(3.2)
     axes = figure.subplots()
-    intensities = [_operations(point) / point["hbm_bytes"] for point in points]
-    _draw_roofs(axes, found["roofline"]["roofs"], min(intensities) / 2, max(intensities) * 2)
     places = [
-        (x, _operations(point) / point["time_us"]["nominal"])
-        for point, x in zip(points, intensities, strict=True)
+        (_operations(point) / point["hbm_bytes"], _operations(point) / point["time_us"]["nominal"])
+        for point in points
     ]
-    sides = _label_sides(places)
-    for number, (point, (x, y), side) in enumerate(zip(points, places, sides, strict=True), 1):
-        family = "prefill" if "prefill" in point["kernel"] else "decode"
-        colour = ORANGE if family == "prefill" else DARK
+    _draw_roofs(axes, found["roofline"]["roofs"], [x for x, _y in places])
+    for number, (point, (x, y)) in enumerate(zip(points, places, strict=True), 1):
+        colour = ORANGE if "prefill" in point["kernel"] else DARK
         face = colour if point["macs"] else "white"
         axes.plot([x], [y], marker="o", color=colour, markerfacecolor=face, linestyle="none")
-        axes.annotate(
-            str(number), (x, y), (4 * side, 0), textcoords="offset points", fontsize=7,
-            ha="left" if side > 0 else "right", va="center",
-        )  # fmt: skip
         axes.plot([], [], " ", label=f"{number} {short(point['kernel'], 26)}")
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel="operations per byte of HBM", ylabel="operations per µs")
@@ -227,39 +221,33 @@ def roofline(record: Fields) -> Figure:
     axes.grid(True, axis="y")
     figure.legend(
         loc="outside lower center", ncols=2, handlelength=0, handletextpad=0, columnspacing=1.0,
-        labelspacing=0.1, borderpad=0.0,
+        labelspacing=0.1, borderpad=0.5,
     )  # fmt: skip
+    number_points(axes, places)
     return figure
-
-
-def _label_sides(places: Sequence[tuple[float, float]]) -> list[int]:
-    """Return 1 (right) or -1 (left) for each point's label: close neighbours take turns."""
-    sides = [1] * len(places)
-    order = sorted(range(len(places)), key=lambda index: places[index][1])
-    for before, index in pairwise(order):
-        (x, y), (x_before, y_before) = places[index], places[before]
-        if y < 2 * y_before and 1 / 3 < x / x_before < 3:
-            sides[index] = -sides[before]
-    return sides
 
 
 def _operations(point: Fields) -> float:
     return float(point["macs"] or point["elements"])
 
 
-def _draw_roofs(axes: Axes, roofs: Fields, low: float, high: float) -> None:
-    """Draw the roof of HBM up to that of two cores' tensor engines."""
+def _draw_roofs(axes: Axes, roofs: Fields, intensities: Sequence[float]) -> None:
+    """Draw the roof of HBM up to that of two cores' tensor engines, and some of that."""
     rate, peak = roofs["hbm_bytes_per_us_and_stack"], 2 * roofs["macs_per_us_and_core"]
     ridge = peak / rate
-    xs = [low, min(ridge, high), high]
-    axes.plot(xs, [min(rate * x, peak) for x in xs], color=GREY, linewidth=1.0)
-    axes.plot([low, ridge], [rate * low, peak], color=GREY, linewidth=0.6, linestyle=":")
-    axes.annotate("HBM", (low * 2, rate * low * 2), (-6, 6), textcoords="offset points", fontsize=7)
+    low, high = min(intensities) / 3, max(4 * ridge, 2 * max(intensities))
+    axes.plot([low, ridge, high], [rate * low, peak, peak], color=GREY, linewidth=1.0)
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+    axes.annotate("HBM", (low, rate * low), (0, 8), **style)
+    axes.annotate("PE", (high, peak), (0, 3), ha="right", **style)
 
 
 @_of_modelled
 def predicted_against_published(record: Fields) -> Figure:
-    """Modelled over published time with its range; hollow: it had a part in a constant."""
+    """Modelled over published time with its range; hollow: it had a part in a constant.
+
+    Where a device ran what was modelled, the latencies that it measured are among the points.
+    """
     points = [p for p in record["modelled"]["validation"]["points"] if p["unit"] in _UNIT_US]
     figure = column_figure(1.85)
     axes = figure.subplots()
@@ -272,9 +260,20 @@ def predicted_against_published(record: Fields) -> Figure:
             face = "white" if point["used"] else style["color"]
             axes.plot([x], [middle], markerfacecolor=face, markersize=3, linestyle="none", **style)
         axes.plot([], [], linestyle="none", markersize=3, label=group, **style)
+    here = against_modelled(record)
+    for one in here:
+        x, modelled = 1e3 * one["measured_ms"], one["modelled_ms"]
+        axes.vlines(
+            x, *(modelled[end] / one["measured_ms"] for end in ("low", "high")), color="k", lw=0.5
+        )
+        axes.plot([x], [one["ratio"]], "D", color="black", markersize=3)
+    if here:
+        axes.plot([], [], "D", color="black", markersize=3, label="measured here")
     published = [point["published"] * _UNIT_US[point["unit"]] for point in points]
-    axes.plot([min(published), max(published)], [1, 1], color=GREY, linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="published (µs)", ylabel="modelled over published")
+    everything = [*published, *(1e3 * one["measured_ms"] for one in here)]
+    axes.plot([min(everything), max(everything)], [1, 1], color=GREY, linewidth=0.8)
+    other = "measured" if here else "published"
+    axes.set(xscale="log", yscale="log", xlabel=f"{other} (µs)", ylabel=f"modelled over {other}")
     _ratio_ticks(axes, points)
     axes.grid(True, axis="y")
     legend(axes)

@@ -160,9 +160,9 @@ def _words(items: list[Any], separator: str = ", ") -> tex.Tex:
     return tex.Tex(", ".join(parts[:-1]) + " and " + parts[-1])
 
 
-def _range(values: list[float]) -> tex.Tex:
+def _range(values: list[float], digits: int = 3) -> tex.Tex:
     """Return "1.2 to 8.5" of sorted values, one number where both ends print alike."""
-    low, high = tex.num(values[0]), tex.num(values[-1])
+    low, high = (tex.num(value, digits) for value in (values[0], values[-1]))
     return low if without_notes(low) == without_notes(high) else tex.Tex(f"{low} to {high}")
 
 

@@ -14,6 +14,7 @@ RECORDS: dict[str, Callable[[], dict[str, Any]]] = {
     "simulator, two prompts failing": lambda: simulator_record((1, 3)),
     "device, faster": device_record,
     "device, slower": lambda: device_record(0.9),
+    "device, as modelled": lambda: device_record(3.0, "layered"),
 }
 
 

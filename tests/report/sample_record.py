@@ -114,6 +114,24 @@ def _host_time(rng: np.random.Generator, mean_ms: float) -> dict[str, Any]:
     }
 
 
+def _device_time(samples_ms: list[float], tokens: int) -> dict[str, Any]:
+    """The times of runs on a device: a tenth in the prefill, a quarter outside of the graphs."""
+    prefill = [0.1 * sample for sample in samples_ms]
+    step = [0.65 * sample / (tokens - 1) for sample in samples_ms]
+    return {
+        "basis": "measured",
+        "what": "wall time on the host, as the challenge takes latency",
+        "samples_ms": samples_ms,
+        "mean_ms": float(np.mean(samples_ms)),
+        "p50_ms": float(np.percentile(samples_ms, 50)),
+        "p99_ms": float(np.percentile(samples_ms, 99)),
+        "context_encoding_samples_ms": prefill,
+        "context_encoding_mean_ms": float(np.mean(prefill)),
+        "token_generation_samples_ms": step,
+        "token_generation_mean_ms": float(np.mean(step)),
+    }
+
+
 def _accuracy(rng: np.random.Generator, passed: bool, tokens: int = 32) -> dict[str, Any]:
     top_k = []
     for key, tolerance in TOLERANCES.items():
@@ -344,10 +362,15 @@ def simulator_record(failing_prompts: tuple[int, ...] = ()) -> dict[str, Any]:
     }
 
 
-def device_record(gain: float = 1.2) -> dict[str, Any]:
-    """Return the record of a run on a device, `gain` times as fast as its baseline."""
+def device_record(gain: float = 1.2, kernel_path: str = "rows") -> dict[str, Any]:
+    """Return the record of a run on a device, `gain` times as fast as its baseline.
+
+    By the layered path it is a run of what was modelled.
+    """
     record = simulator_record()
     record |= {"backend": "neuron", "hardware": "AWS Trainium2 (trn2)", "model": "Qwen3-30B-A3B"}
+    if kernel_path == "layered":
+        _fill_the_window(record)
     ratio, totals = 0.42, {"baseline": 0.0, "nki": 0.0}
     rng = np.random.default_rng(11)
     for prompt, base in zip(
@@ -355,10 +378,11 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
     ):
         for side, speed in (("baseline", 1.0), ("nki", gain)):
             result = prompt[side]
-            for name in ("host_time", "kernel_path", "drift", "coverage"):
+            for name in ("kernel_path", "drift", "coverage"):
                 result.pop(name, None)
             drawn = rng.normal(base["latency_ms"] / speed, 40, 20)
             samples = [round(float(value), 2) for value in drawn]
+            result["host_time"] = _device_time(samples, prompt["output_tokens"])
             result["latency"] = {"basis": "measured", "samples_ms": samples}
             result["latency_ms"] = float(np.percentile(samples, 99))
             result["throughput_tok_s"] = 640e3 / float(np.mean(samples))
@@ -380,17 +404,35 @@ def device_record(gain: float = 1.2) -> dict[str, Any]:
     }
     for kernel in record["nki_kernels_implemented"]:
         kernel["validation"]["on"] = "trn2"
-        if kernel["launches"]["kernel_path"] != "rows":
+        if kernel["launches"]["kernel_path"] != kernel_path:
             counts = ("prefill", "prefill_expected", "decode_step", "decode_step_expected")
-            kernel["launches"] |= {"kernel_path": "rows", **dict.fromkeys(counts, 0)}
+            kernel["launches"] |= {"kernel_path": kernel_path, **dict.fromkeys(counts, 0)}
     record["test_configuration"] |= {"test_iterations": 20, "num_layers": 48, "num_experts": 128}
     record["test_configuration"]["dtype"] = "bfloat16"
     record["path_checks"] = []
     record["absent"] = []
     record["neuron_sdk_version"] = "2.29"
     provenance = record["provenance"]
-    provenance["config"] = {"backend": "neuron", "model": {"repo_id": "Qwen/Qwen3-30B-A3B"}}
+    provenance["config"] = {
+        "backend": "neuron",
+        "model": {"repo_id": "Qwen/Qwen3-30B-A3B"},
+        "neuron": {"tp_degree": 4},
+    }
     provenance["config_sha256"] = sha256_json(provenance["config"])
     provenance["versions"]["nki"] = "0.3.0"
     add_statistics(record, [provenance["machine"]] * 2)
     return record
+
+
+def _fill_the_window(record: dict[str, Any]) -> None:
+    """Make of a record that of the full-size model, generating as long as the window lasts."""
+    record["model"] = "Qwen/Qwen3-30B-A3B"
+    record["test_configuration"] = record["test_configuration"] | {"max_new_tokens": None}
+    summary = record["summary"] | {"tokens_checked": 0, "tokens_equal": 0}
+    for prompt in record["per_prompt_results"]:
+        tokens = 640 - prompt["input_tokens"]
+        prompt["output_tokens"] = tokens
+        for name in ("tokens_checked", "tokens_equal"):
+            prompt["nki"]["accuracy"][name] = tokens
+            summary[name] += tokens
+    record["summary"] = summary

@@ -87,14 +87,15 @@ def test_the_report_has_four_to_six_pages_and_embeds_its_fonts(
 
 def test_the_pdf_names_its_origin(simulator_pdf: tuple[Path, list[str]]) -> None:
     pdf = simulator_pdf[0]
-    info, commit = info_of(pdf), simulator_record()["provenance"]["commit"]
+    provenance = simulator_record()["provenance"]
+    info, commit, config = info_of(pdf), provenance["commit"], provenance["config_sha256"]
     sha256 = sha256_file(pdf.parents[1] / "benchmark_results.json")
     assert f"Commit:          {commit}" in info
-    assert f"record SHA-256 {sha256}" in info
+    assert f"record SHA-256 {sha256}, configuration SHA-256 {config}" in info
     assert "Tile & Error, Ada Example, Grace Sample" in info
     for page in text_of(pdf).rstrip("\f\n").split("\f"):
         assert f"commit {commit[:12]}" in page
-        assert f"record {sha256[:12]}" in page
+        assert f"configuration {config[:12]}, record {sha256[:12]}" in page
 
 
 def test_numbers_in_the_pdf_are_those_of_the_record(simulator_pdf: tuple[Path, list[str]]) -> None:
@@ -131,10 +132,13 @@ def test_numbers_in_the_pdf_are_those_of_the_record(simulator_pdf: tuple[Path, l
 
 def test_scores_in_the_pdf_are_those_of_the_record(device_pdf: tuple[Path, list[str]]) -> None:
     text, record = text_of(device_pdf[0]), device_record(0.9)
-    for prompt in record["per_prompt_results"]:
+    for number, prompt in enumerate(record["per_prompt_results"]):
         nki = prompt["nki"]
-        numbers = f"{nki['latency_ms']:,.1f} +{nki['throughput_tok_s']:.2f} +{nki['score']:.2f}"
-        row = f"{prompt['name']} .*{numbers}"
+        low, high = record["statistics"]["per_prompt"][number]["nki"]["latency_interval_ms"]
+        row = (
+            rf"{prompt['name']} .*{nki['latency_ms']:,.1f} +{low:,.0f}–{high:,.0f} "
+            rf"+{nki['throughput_tok_s']:.2f} +{nki['score']:.2f} [\d.]+–"
+        )
         assert re.search(row, text), row
     assert f"{record['summary']['nki_total_score']:.2f}" in text
 

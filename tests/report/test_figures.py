@@ -127,6 +127,17 @@ def test_every_published_point_is_drawn() -> None:
         assert point["published"] in shown_numbers(axes)
 
 
+def test_measurements_of_what_was_modelled_are_among_the_points() -> None:
+    record = device_record(3.0, "layered")
+    axes = drawn("predicted_against_published", record).axes[0]
+    for prompt in record["per_prompt_results"]:
+        assert 1e3 * prompt["nki"]["host_time"]["p50_ms"] in shown_numbers(axes)
+    assert axes.get_ylabel() == "modelled over measured"
+    assert drawn("predicted_against_published", device_record()).axes[0].get_xlabel() == (
+        "published (µs)"
+    )
+
+
 def test_the_drift_figure_shows_every_layer_of_every_run() -> None:
     record = simulator_record()
     for axes, phase in zip(drawn("drift", record).axes, ("prefill", "decode_step"), strict=True):

@@ -21,7 +21,7 @@ FIGURE_PATHS = {name: f"figures/{name}.pdf" for name in FIGURES}
 STRUCTURAL = (
     r"Qwen3(-30B-A3B)?",
     r"\b(FP32|BF16|SHA-256)\b",
-    r"\b99th percentile\b",
+    r"\b99th percentile\b|\bp99\b",
     r"\b128 partitions\b",
     r"\\cite\{[^}]*\}",
     r"\\multicolumn\{\d\}",
