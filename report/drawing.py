@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import LogLocator, NullLocator
 
 from evaluation.files import write_atomically
@@ -18,7 +20,12 @@ from evaluation.files import write_atomically
 COLUMN_IN = 3.3
 """Width of one text column, in inches."""
 
-LABEL_LENGTH = 27
+LABEL_IN = 1.35
+"""Width that a row's name may take."""
+
+_LONGEST = 100
+"""Characters beyond which no name fits, so that they need not be measured."""
+
 _PNG_DPI = 200
 DARK, ORANGE, SKY, GREEN, PINK, YELLOW = (
     "#0b4f7d", "#e69f00", "#7cc4ee", "#009e73", "#cc79a7", "#f0e442",
@@ -85,10 +92,19 @@ def column_figure(height_in: float) -> Figure:
     return Figure(figsize=(COLUMN_IN, height_in))
 
 
-def short(text: str, length: int = LABEL_LENGTH) -> str:
-    """Return `text` cut to `length` characters and free of Matplotlib's mathematics."""
-    cut = text if len(text) <= length else text[: length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
-    return cut.replace("$", r"\$")
+def short(text: str, width_in: float = LABEL_IN) -> str:
+    """Return `text` cut to a width at the size of a row name, without Matplotlib mathematics."""
+    letters = FontProperties(family=STYLE["font.family"], size=STYLE["ytick.labelsize"])
+
+    def fits(shown: str) -> bool:
+        width_pt, _, _ = TextToPath().get_text_width_height_descent(shown, letters, False)
+        return bool(width_pt <= 72.0 * width_in)
+
+    shown, kept = text, min(len(text), _LONGEST)
+    while len(text) > _LONGEST == kept or not fits(shown):
+        kept -= 1
+        shown = f"{text[:kept].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+    return shown.replace("$", r"\$")
 
 
 def flat(series: Iterable[Sequence[float]]) -> list[float]:

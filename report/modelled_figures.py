@@ -88,7 +88,7 @@ def scores(record: Fields) -> Figure:
         low, high = axes.get_xlim()
         axes.set_xlim(low, 1.4 * high)  # the last tick's number stays inside
         axes.set_xlabel(label)
-    name_rows(left, [short(prompt_label(record, prompt), 22) for prompt in prompts])
+    name_rows(left, [short(prompt_label(record, prompt), 1.1) for prompt in prompts])
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -213,7 +213,7 @@ def roofline(record: Fields) -> Figure:
         colour = ORANGE if "prefill" in point["kernel"] else DARK
         face = colour if point["macs"] else "white"
         axes.plot([x], [y], marker="o", color=colour, markerfacecolor=face, linestyle="none")
-        axes.plot([], [], " ", label=f"{number} {short(point['kernel'], 26)}")
+        axes.plot([], [], " ", label=f"{number} {short(point['kernel'], 1.3)}")
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel="operations per byte of HBM", ylabel="operations per µs")
     axes.xaxis.set_minor_locator(NullLocator())

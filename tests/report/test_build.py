@@ -17,6 +17,7 @@ from report import build
 from report.build import LatexmkMissing, TexError, build_pdf, epoch_of
 from report.tex import _LETTERS, _SPECIAL
 
+DASH = "\N{EN DASH}"
 NASTY = (
     r"""\write18{touch pwned} \input{/etc/passwd} {}$&#%_^~"'`<>|-- ?` !` << ^^41 \\ """
     r"\end{document} % $x$"
@@ -136,8 +137,8 @@ def test_scores_in_the_pdf_are_those_of_the_record(device_pdf: tuple[Path, list[
         nki = prompt["nki"]
         low, high = record["statistics"]["per_prompt"][number]["nki"]["latency_interval_ms"]
         row = (
-            rf"{prompt['name']} .*{nki['latency_ms']:,.1f} +{low:,.0f}–{high:,.0f} "
-            rf"+{nki['throughput_tok_s']:.2f} +{nki['score']:.2f} [\d.]+–"
+            rf"{prompt['name']} .*{nki['latency_ms']:,.1f} +{low:,.0f}{DASH}{high:,.0f} "
+            rf"+{nki['throughput_tok_s']:.2f} +{nki['score']:.2f} [\d.]+{DASH}"
         )
         assert re.search(row, text), row
     assert f"{record['summary']['nki_total_score']:.2f}" in text

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from sample_record import device_record, simulator_record
 
 from evaluation.files import write_json
-from report.drawing import COLUMN_IN, STYLE
+from report.drawing import COLUMN_IN, STYLE, short
 from report.fields import Fields
 from report.figures import FIGURES, plot
 
@@ -180,6 +180,27 @@ def test_mathematics_in_names_is_text() -> None:
     record["per_prompt_results"][0]["name"] = r"$\frac$ {} _^ $x$"
     record["per_prompt_results"][1]["name"] = "$" * 300
     drawn("accuracy_margin", record)
+
+
+@pytest.mark.parametrize("text", ["Seating arrangement", "", "W" * 300, "i" * 300, "$" * 300])
+def test_names_are_cut_to_a_width(text: str) -> None:
+    for limit_in in (0.5, 1.4):
+        figure = Figure()
+        name = figure.text(0, 0, short(text, limit_in), size=7.5, family=STYLE["font.family"])
+        FigureCanvasAgg(figure).draw()
+        assert name.get_window_extent().width <= limit_in * figure.dpi + 2
+    cut = short(text, 1.4)
+    assert cut == text if len(text) < 30 else cut.endswith("\N{HORIZONTAL ELLIPSIS}")
+
+
+def test_the_widest_names_leave_room_for_the_figures(tmp_path: Path) -> None:
+    record = simulator_record()
+    for prompt in record["per_prompt_results"]:
+        prompt["name"] = "W" * 300
+    for name in ("accuracy_margin", "scores"):
+        figure = drawn(name, record)
+        figure.draw_without_rendering()
+        assert sum(axes.get_position().width for axes in figure.axes) > 0.4
 
 
 def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
