@@ -3,7 +3,8 @@
 A record is filed under its time, commit and hash, so that filing one twice changes nothing. Records
 are compared with the one before them that was made under the same conditions: backend, platform,
 model, prompts, settings, and for times the machine. Counted figures are exact, so every difference
-is one; measured ones differ when the bootstrap interval of their ratio leaves 1. Times of a
+is one; so is one of modelled times, as long as the constants and assumptions that they rest on are
+the same; measured ones differ when the bootstrap interval of their ratio leaves 1. Times of a
 simulation are not compared: they say nothing about the kernels.
 """
 
@@ -104,7 +105,8 @@ def predecessors(entries: Sequence[Entry]) -> list[Entry | None]:
 
 def changes(before: Entry, after: Entry) -> list[Change]:
     """Return every figure that became better or worse beyond its noise."""
-    return [*_accuracy(before, after), *_kernels(before, after), *_latencies(before, after)]
+    parts = (_accuracy, _kernels, _modelled, _latencies)
+    return [change for part in parts for change in part(before, after)]
 
 
 def _accuracy(before: Entry, after: Entry) -> Iterator[Change]:
@@ -128,6 +130,29 @@ def _kernels(before: Entry, after: Entry) -> Iterator[Change]:
         for phase in ("prefill", "decode_step") if paths[0] == paths[1] else ():
             was, now = (k["launches"][phase] for k in (then, kernel))
             yield from _exact(f"{name} launches per {phase}", was, now)
+
+
+def _modelled(before: Entry, after: Entry) -> Iterator[Change]:
+    """Compare the nominal times of steps and prompts on each platform, at equal assumptions."""
+    pairs = [lookup(entry.record, "modelled.predictions") or {} for entry in (before, after)]
+    for platform in sorted(pairs[0].keys() & pairs[1].keys()):
+        then, now = (pair[platform] for pair in pairs)
+        if then["assumptions"] == now["assumptions"]:
+            graphs = [_graphs(prediction) for prediction in (then, now)]
+            for name in (name for name in graphs[0] if name in graphs[1]):
+                figure = f"{platform} modelled {name} in us"
+                yield from _exact(figure, graphs[0][name], graphs[1][name])
+
+
+def _graphs(prediction: dict[str, Any]) -> dict[str, float]:
+    """Return the nominal time in us of each modelled graph by name."""
+    graphs = {
+        f"{path} decode step, bucket {step['bucket']}": step
+        for path, found in sorted(prediction["paths"].items())
+        for step in found["decode"]
+    }
+    graphs |= {f"prompt, bucket {step['bucket']}": step for step in prediction["prefill"]}
+    return {name: step["total_us"]["nominal"] for name, step in graphs.items()}
 
 
 def _exact(

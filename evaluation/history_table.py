@@ -11,7 +11,8 @@ from evaluation.problems import lookup, members, number
 SCHEMA_VERSION = 1
 _HEAD = (
     "time", "commit", "setting", "prompts passed", "worst error / tolerance", "launches per step",
-    "instructions", "MACs", "HBM bytes", "NKI score", "against the one before",
+    "instructions", "MACs", "HBM bytes", "modelled step (us)", "NKI score",
+    "against the one before",
 )  # fmt: skip
 _NO_VALUE = "-"
 
@@ -44,6 +45,13 @@ def _instructions(record: dict[str, Any]) -> float:
     return sum(sum(kernel["cost"]["instructions"].values()) for kernel in kernels)
 
 
+def _modelled_step(record: dict[str, Any]) -> float | None:
+    """Modelled time in us of the fused decode step at the largest bucket, on the platform."""
+    path = f"modelled.predictions.{record['platform_target']}.paths.fused.decode"
+    steps = members(record, path)
+    return number(record, f"{steps[-1]}.total_us.nominal") if steps else None
+
+
 FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "prompts_passed": lambda record: number(record, "summary.prompts_passed"),
     "worst_fraction_of_tolerance": _worst_fraction,
@@ -51,6 +59,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "instructions": _instructions,
     "macs": _sum_of_costs("macs"),
     "hbm_bytes": _sum_of_costs("hbm_read_bytes", "hbm_write_bytes"),
+    "modelled_decode_us": _modelled_step,
     "nki_total_score": lambda record: number(record, "summary.nki_total_score"),
 }
 """What is shown of a record. Costs are sums over its kernels, one launch each at stated shapes."""

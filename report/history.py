@@ -23,6 +23,7 @@ PANELS = {
     "instructions": "instructions",
     "macs": "MACs",
     "hbm_bytes": "HBM bytes",
+    "modelled_decode_us": "modelled decode step, fused (µs)",
 }
 """Quantities in the order of the panels; one without any value is left out."""
 
@@ -33,6 +34,7 @@ _CHANGES_OF = {
     "instructions": "instructions",
     "macs": " macs",
     "hbm_bytes": " hbm_",
+    "modelled_decode_us": "fused decode step",
 }
 """What the names of the changes hold that a panel marks."""
 

@@ -74,6 +74,21 @@ def test_counted_figures_are_exact(simulated: Record) -> None:
     assert told(found) == [("worse", "summary.prompts_passed"), ("better", "summary.tokens_equal")]
 
 
+def test_modelled_times_are_exact_at_equal_assumptions(simulated: Record) -> None:
+    def faster(record: Record) -> None:
+        step = record["modelled"]["predictions"]["trn2"]["paths"]["fused"]["decode"][-1]
+        step["total_us"]["nominal"] /= 2
+
+    def on_other_assumptions(record: Record) -> None:
+        faster(record)
+        record["modelled"]["predictions"]["trn2"]["assumptions"][0]["value"] += 1
+
+    found = after(simulated, faster)
+    assert told(found) == [("better", "trn2 modelled fused decode step, bucket 640 in us")]
+    assert after(simulated, on_other_assumptions) == []
+    assert after(simulated, lambda record: record.pop("modelled")) == []
+
+
 def test_other_shapes_paths_and_kernels_are_not_compared(simulated: Record) -> None:
     def reshaped(record: Record) -> None:
         kernel(record)["cost"].update(shapes={"x": [1, 16]}, macs=5)
@@ -156,7 +171,7 @@ def test_old_records_take_part(simulated: Record, tmp_path: Path) -> None:
     content = history(entries)
     text = markdown(content)
     assert text.count("\n| 2026-05-02T10:00:00Z |") == len(entries)
-    assert all(len(row.split(" | ")) == 11 for row in text.splitlines() if row.startswith("|"))
+    assert all(len(row.split(" | ")) == 12 for row in text.splitlines() if row.startswith("|"))
 
 
 def test_the_program_writes_table_plot_and_data(
