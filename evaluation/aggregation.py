@@ -235,9 +235,9 @@ def _prompt_result(baseline: Mapping[str, Any], nki: Mapping[str, Any]) -> dict[
         "name": prompt["name"],
         "input_tokens": prompt["input_tokens"],
         "output_tokens": prompt["output_tokens"],
-        "baseline": {"host_time": _host_time(baseline["host_time"])},
+        "baseline": {"host_time": host_time(baseline["host_time"])},
         "nki": {
-            "host_time": _host_time(nki["host_time"]),
+            "host_time": host_time(nki["host_time"]),
             **_proof(nki),
         },
     }
@@ -270,7 +270,7 @@ def _path_check(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _host_time(measured: Mapping[str, Any]) -> dict[str, Any]:
+def host_time(measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return samples in milliseconds with their statistics, from samples in seconds."""
     end_to_end = [1e3 * seconds for seconds in measured["end_to_end_s"]]
     encoding = [1e3 * seconds for seconds in measured["context_encoding_s"]]

@@ -120,7 +120,7 @@ _TIMES = (
                "evaluation.benchmark:run_benchmark", _evaluation("host_time.end_to_end_s")),
     Derivation(f"{HOST}.{{phase}}_samples_ms", "raw: time of the phase in each timed run (of a "
                "decode step: its mean), in s in the file", (),
-               "evaluation.aggregation:_host_time", _evaluation("host_time.{phase}_s")),
+               "evaluation.aggregation:host_time", _evaluation("host_time.{phase}_s")),
     Derivation(f"{HOST}.mean_ms", "mean of the samples", (f"{HOST}.samples_ms",), _SUMMARISE),
     Derivation(f"{HOST}.p50_ms", "median of the samples", (f"{HOST}.samples_ms",), _SUMMARISE),
     Derivation(f"{HOST}.p99_ms", "99th percentile of the samples, linear interpolation",

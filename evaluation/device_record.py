@@ -26,7 +26,7 @@ _SCORES = (
     *(f"summary.{side}_total_score" for side in SIDES),
     "summary.improvement_percent",
 )
-_RATIOS = (
+RATIOS = (
     "challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most",
     "uncounted_calls",
 )  # fmt: skip
@@ -64,7 +64,7 @@ def add_device_figures(
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return one side of a prompt: latency with its samples, throughput, the ratios."""
     measured = scores.measurement(evaluation)
-    counted = {name: evaluation["mac_ratio"][name] for name in _RATIOS}
+    counted = {name: evaluation["mac_ratio"][name] for name in RATIOS}
     samples_ms = [1e3 * second for second in evaluation["host_time"]["end_to_end_s"]]
     return {
         "latency": {"basis": "measured", "samples_ms": samples_ms},

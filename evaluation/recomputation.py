@@ -179,6 +179,24 @@ def latency_and_throughput_agree(record: Any) -> Iterator[Problem]:
                 )
 
 
+def figures_told_twice_agree(record: Any) -> Iterator[Problem]:
+    """A device's latency is the host's time of its runs; the ratio is the counted one."""
+    for side in _all_sides(record):
+        timed = numbers(record, f"{side}.host_time.samples_ms")
+        samples = numbers(record, f"{side}.latency.samples_ms")
+        if timed is not None and samples is not None and timed != samples:
+            path, rule = f"{side}.latency.samples_ms", "host_time.samples_ms of the same runs"
+            yield Problem(path, rule, shown(timed), shown(samples))
+        counted = number(record, f"{side}.mac_ratio.challenge_ratio")
+        if counted is not None:
+            path, rule = f"{side}.nki_flops_ratio", "mac_ratio.challenge_ratio"
+            yield from _equals(record, path, rule, counted)
+    ratios = {number(record, f"{prompt}.nki.nki_flops_ratio") for prompt in _prompts(record)}
+    if len(ratios) == 1 and None not in ratios:
+        rule = "nki_flops_ratio of every prompt"
+        yield from _equals(record, "summary.nki_flops_ratio", rule, float(ratios.pop() or 0.0))
+
+
 def token_counts(record: Any) -> Iterator[Problem]:
     """Prompt and output fit the sequence; as many tokens are generated and checked as asked."""
     length = number(record, "test_configuration.sequence_length")
@@ -430,6 +448,7 @@ RULES: tuple[Rule, ...] = (
     host_time_statistics,
     device_figures_have_a_basis,
     latency_and_throughput_agree,
+    figures_told_twice_agree,
     accuracy_adds_up,
     accuracy_totals,
     scores_follow_the_formula,

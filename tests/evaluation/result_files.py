@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from evaluation.accuracy import compare_logits
-from evaluation.aggregation import aggregate
+from evaluation.aggregation import aggregate, host_time
 from evaluation.artefact import VARIANTS, CompileSettings, artefact_inputs
 from evaluation.checks import CHECKED_PROMPT, CHECKED_TOKENS, Check, path_checks
 from evaluation.coverage import coverage, useful_macs
+from evaluation.device_record import RATIOS
 from evaluation.drift import drift
 from evaluation.files import read_json, sha256_file, sha256_json, write_json
 from evaluation.prompts import Prompt, load_prompts
@@ -234,9 +235,8 @@ def _make_measured(evaluation: dict[str, Any], architecture: dict[str, Any]) -> 
     variant = evaluation["variant"]
     evaluation["backend"] = "neuron"
     evaluation["inputs"] |= variant_sources(variant, "neuron")
-    names = ["challenge_ratio", "executed_ratio", "useful_ratio_at_least", "useful_ratio_at_most"]
-    evaluation["mac_ratio"] = dict.fromkeys(names, 0.25 if variant == "nki" else 0.0)
-    evaluation["mac_ratio"]["uncounted_calls"] = 0
+    share = 0.25 if variant == "nki" else 0.0
+    evaluation["mac_ratio"] = dict.fromkeys(RATIOS, share) | {"uncounted_calls": 0}
     evaluation["device"] = {
         "instance_type": "trn2.3xlarge", "neuron_devices": 1, "sdk_release": "2.29",
         "tp_degree": 4,
@@ -266,6 +266,19 @@ def kernel_test(name: str) -> dict[str, Any]:
     return {"schema_version": 1, "kernels": {name: result}}
 
 
+def _timed(seconds: list[float]) -> dict[str, Any]:
+    """The times of runs on a device as a record holds them."""
+    return host_time(
+        {
+            "basis": "measured",
+            "what": "runs on the device",
+            "end_to_end_s": seconds,
+            "context_encoding_s": [0.1 * run for run in seconds],
+            "token_generation_s": [[0.002 * run] * 5 for run in seconds],
+        }
+    )
+
+
 def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) -> dict[str, Any]:
     """Return the record as a device would have left it, every figure consistent."""
     record = copy.deepcopy(record)
@@ -278,10 +291,10 @@ def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) 
     bases = record["score_baselines"]["per_prompt"]
     for prompt, base in zip(record["per_prompt_results"], bases, strict=False):
         for side, speed, share in (("baseline", 1.0, 0.0), ("nki", gain, ratio)):
-            samples = [
-                base["latency_ms"] / speed * factor for factor in (1.0, 1.01, 0.99, 1.005, 0.995)
-            ]
-            latency_ms = float(np.percentile(samples, 99))
+            timed = _timed(
+                [base["latency_ms"] / speed / 1e3 * f for f in (1.0, 1.01, 0.99, 1.005, 0.995)]
+            )
+            samples, latency_ms = timed["samples_ms"], timed["p99_ms"]
             throughput = 640e3 / float(np.mean(samples))
             value = (
                 base["latency_ms"]
@@ -290,11 +303,13 @@ def on_a_device(record: dict[str, Any], gain: float = 1.25, ratio: float = 0.5) 
                 / base["throughput_tok_s"]
                 * (1 + share)
             )
-            del prompt[side]["host_time"]
+            ratios = dict.fromkeys(RATIOS, share) | {"uncounted_calls": 0}
             prompt[side] |= {
-                "latency": {"basis": "measured", "samples_ms": samples},
+                "host_time": timed,
+                "latency": {"basis": "measured", "samples_ms": [*samples]},
                 "latency_ms": latency_ms, "throughput_tok_s": throughput,
                 "nki_flops_ratio": share, "score": value,
+                "mac_ratio": {"basis": "counted", **ratios},
             }  # fmt: skip
             totals[side] += value
         scores = prompt["nki"]["score"], prompt["baseline"]["score"]
