@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 from building import build_report
@@ -15,6 +16,7 @@ from sample_record import device_record, simulator_record
 from evaluation.files import sha256_file
 from report import build
 from report.build import LatexmkMissing, TexError, build_pdf, epoch_of
+from report.figures import FIGURES
 from report.tex import _LETTERS, _SPECIAL
 
 DASH = "\N{EN DASH}"
@@ -37,6 +39,11 @@ def text_of(pdf: Path) -> str:
 
 def info_of(pdf: Path) -> str:
     return poppler("pdfinfo", pdf) + poppler("pdfinfo", "-custom", pdf)
+
+
+def xmp_of(pdf: Path) -> Element:
+    """The PDF's metadata as XML, which it must be whatever the names in it hold."""
+    return fromstring(poppler("pdfinfo", "-meta", pdf))
 
 
 def runs_in(folder: Path) -> bool:
@@ -97,6 +104,17 @@ def test_the_pdf_names_its_origin(simulator_pdf: tuple[Path, list[str]]) -> None
     for page in text_of(pdf).rstrip("\f\n").split("\f"):
         assert f"commit {commit[:12]}" in page
         assert f"configuration {config[:12]}, record {sha256[:12]}" in page
+
+
+def test_readers_and_catalogues_are_told_what_it_is(
+    simulator_pdf: tuple[Path, list[str]],
+) -> None:
+    pdf = simulator_pdf[0]
+    told = " ".join("".join(xmp_of(pdf).itertext()).split())
+    assert "NKI kernels for Qwen3 mixture-of-experts inference" in told
+    assert "Ada Example" in told and "en" in told.split()
+    source = pdf.with_suffix(".tex").read_text()
+    assert source.count(r"\includegraphics") == source.count(r"\described{") == len(FIGURES)
 
 
 def test_numbers_in_the_pdf_are_those_of_the_record(simulator_pdf: tuple[Path, list[str]]) -> None:
@@ -176,6 +194,7 @@ def test_hostile_text_is_printed_and_nothing_of_it_is_executed(
     assert not list(tmp_path.rglob("pwned"))
     author = re.search(r"^Author: +(.*)$", info_of(pdf), re.M)
     assert author and author[1].startswith(NASTY)
+    assert NASTY.split()[0] in "".join(xmp_of(pdf).itertext())
     assert "root:" not in text_of(pdf)
 
 
