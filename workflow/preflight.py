@@ -22,7 +22,7 @@ TEX_FILES = (
     "microtype.sty",
     "hyperref.sty",
     "lmodern.sty",
-    "enumitem.sty",
+    "hyperxmp.sty",
 )
 
 NEURON_PACKAGES = {"neuron": REQUIRED, "neuron-simulator": ()}
