@@ -17,6 +17,9 @@ from evaluation.files import write_atomically
 COLUMN_IN = 3.3
 """Width of one text column, in inches."""
 
+RECORD_KEY = "RecordSHA256"
+"""Where a picture's metadata, like the PDF's, name the record."""
+
 LABEL_LENGTH = 27
 _PNG_DPI = 200
 DARK, ORANGE, SKY, GREEN, PINK, YELLOW = (
@@ -68,11 +71,15 @@ def without(axes: Axes, reason: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, title: str, pdf: Path, png: Path) -> None:
-    """Write a figure as a PDF (for the report) and a PNG (for a web page), both without dates."""
+def save(figure: Figure, title: str, pdf: Path, png: Path, record_sha256: str = "") -> None:
+    """Write a figure as a PDF (for the report) and a PNG (for a web page), both without dates.
+
+    The PNG carries the hash of the record that it is drawn from, where that is one.
+    """
+    source = {RECORD_KEY: record_sha256} if record_sha256 else {}
     for path, options in (
         (pdf, {"format": "pdf", "metadata": {"CreationDate": None, "Title": title}}),
-        (png, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": title}}),
+        (png, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": title} | source}),
     ):
         buffer = BytesIO()
         figure.savefig(buffer, **options)
