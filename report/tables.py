@@ -13,6 +13,7 @@ from typing import Any
 from report.facts import (
     PHASES,
     accuracy_of,
+    engines,
     facts,
     families,
     runs,
@@ -140,6 +141,7 @@ def kernel_errors(record: Fields) -> list[Row]:
     return [
         kernel
         | {
+            "file": entry["file"],
             "validated_on": validation["on"],
             "dtype": dtype,
             "cases": found["cases"],
@@ -171,14 +173,13 @@ def launches(record: Fields) -> list[Row]:
 
 def kernel_work(record: Fields) -> list[Row]:
     """Return what one launch of each kernel costs at the shapes of the record."""
-    rows = []
+    rows, used = [], engines(record)
     for kernel, entry in _kernels(record):
         cost, done = entry["cost"], work(entry["cost"])
         shapes = (f"{name} {'x'.join(map(str, shape))}" for name, shape in cost["shapes"].items())
         rows.append(
             kernel
             | {
-                "shapes": ", ".join(shapes),
                 "dtype": cost["dtype"],
                 "macs": cost["macs"],
                 "hbm_read_bytes": cost["hbm_read_bytes"],
@@ -188,7 +189,8 @@ def kernel_work(record: Fields) -> list[Row]:
                 "sbuf_peak_bytes_per_partition": cost["sbuf_peak_bytes_per_partition"],
                 "psum_peak_banks": cost["psum_peak_banks"],
             }
-            | {f"{name}_instructions": count for name, count in cost["instructions"].items()}
+            | {f"{name}_instructions": cost["instructions"].get(name, 0) for name in used}
+            | {"shapes": ", ".join(shapes)}
         )
     return rows
 
@@ -317,7 +319,7 @@ def _kernels(record: Fields) -> Iterator[tuple[Row, Fields]]:
     """Yield what names a kernel in a table, and its entry in the record."""
     for family, members in families(record["nki_kernels_implemented"]):
         for entry in members:
-            yield {"family": family, "kernel": entry["kernel"], "file": entry["file"]}, entry
+            yield {"family": family, "kernel": entry["kernel"]}, entry
 
 
 def _ends(name: str, interval: list[float], unit: str = "") -> Row:
