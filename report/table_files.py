@@ -58,7 +58,7 @@ def page(table: DataFrame, caption: Caption, record_sha256: str) -> str:
     Names of columns may break after an underscore, so that they are no wider than their values;
     numbers and words never break.
     """
-    cells = table.to_html(index=False, border=0, na_rep="", float_format="{:.6g}".format)
+    cells = table.to_html(index=False, border=0, float_format="{:.6g}".format)
     head, end, body = cells.partition("</thead>")
     body = re.sub(r"<td>([^<]*)", _cell, body)
     return _PAGE.format(
