@@ -17,9 +17,6 @@ from evaluation.files import write_atomically
 COLUMN_IN = 3.3
 """Width of one text column, in inches."""
 
-RECORD_KEY = "RecordSHA256"
-"""Where a picture's metadata, like the PDF's, name the record."""
-
 LABEL_LENGTH = 27
 _PNG_DPI = 200
 DARK, ORANGE, SKY, GREEN, PINK, YELLOW = (
@@ -69,6 +66,10 @@ def without(axes: Axes, reason: str) -> Figure:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     return figure
+
+
+RECORD_KEY = "RecordSHA256"
+"""Where a picture's metadata, like the PDF's, name the record."""
 
 
 def save(figure: Figure, title: str, pdf: Path, png: Path, record_sha256: str = "") -> None:
