@@ -18,7 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-OUTPUT_FLAGS = {"--manifest", "--output", "--json", "--table", "--pdf", "--png", "--csv", "--html"}
+OUTPUT_FLAGS = {
+    "--manifest", "--output", "--json", "--table", "--pdf", "--png", "--csv", "--html", "--numbers",
+}  # fmt: skip
 
 
 def act(program: str, words: list[str]) -> None:
