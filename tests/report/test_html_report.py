@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docutils.core import publish_parts
+from jinja2 import Template
 from sample_record import simulator_record
 
 from evaluation.files import write_json
@@ -128,6 +130,31 @@ def test_the_description_says_what_ran_and_what_the_bases_are(page: Page) -> Non
     for basis in {one.basis for one in table_captions(RUN).values()}:
         assert f" {basis}: " in text
     assert "{{" not in text and "{%" not in text and "System Message" not in text
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        (
+            "neuron",
+            "It ran on a Trainium device (trn3): latency, throughput and score are measured.",
+        ),
+        ("neuron-simulator", "on the Neuron SDK's CPU simulator; no device took part"),
+    ],
+)
+def test_the_description_follows_the_configuration(backend: str, said: str) -> None:
+    text = (ROOT / "workflow" / "report" / "workflow.rst").read_text()
+    run = {
+        "backend": backend,
+        "platform_target": "trn3",
+        "model": {"repo_id": "a/b", "kernel_path": "rows", "dtype": "bfloat16"},
+        "evaluation": {"sequence_length": 64},
+    }
+    rendered = Template(text, trim_blocks=True).render(snakemake={"config": run})
+    body = plain(publish_parts(rendered, writer="html")["html_body"])
+    assert said in body and "System Message" not in body
+    assert "a/b of the Hugging Face Hub ran as baseline and with kernels (path rows" in body
+    assert ("times on the device" in body) == (backend == "neuron")
 
 
 def test_the_page_loads_nothing(page: Page) -> None:
