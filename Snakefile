@@ -8,6 +8,10 @@ min_version("9.27")
 configfile: "config/config.yaml"
 
 
+# What `snakemake --report` says first; its results are the outputs that rules mark as report(...).
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/compile.smk"
@@ -32,3 +36,4 @@ rule all:
         "report/technical_report.pdf",
         "results/benchmark_results.json",
         FIGURE_FILES,
+        TABLE_FILES,

@@ -1,4 +1,4 @@
-"""Titles and captions of the report's figures, from captions.yaml."""
+"""Titles and captions of the figures and tables, from captions.yaml."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FILE = Path(__file__).with_name("captions.yaml")
 
 @dataclass(frozen=True)
 class Caption:
-    """What stands with a figure: its title, its caption, and what its values rest on."""
+    """What stands with a figure or a table: its title, its caption, and what its values rest on."""
 
     title: str
     caption: str
     basis: str
 
 
-def captions(kind: Literal["figures"], **values: str) -> dict[str, Caption]:
+def captions(kind: Literal["figures", "tables"], **values: str) -> dict[str, Caption]:
     """Return the captions of a kind by name, in the order of the report.
 
     `values` fill the braces; without them, they stay. KeyError for one that is missing.

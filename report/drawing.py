@@ -76,11 +76,19 @@ def without(axes: Axes, reason: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, title: str, pdf: Path, png: Path) -> None:
-    """Write a figure as a PDF (for the report) and a PNG (for a web page), both without dates."""
+RECORD_KEY = "RecordSHA256"
+"""Where a picture's metadata, like the PDF's, name the record."""
+
+
+def save(figure: Figure, title: str, pdf: Path, png: Path, record_sha256: str = "") -> None:
+    """Write a figure as a PDF (for the report) and a PNG (for a web page), both without dates.
+
+    The PNG carries the hash of the record that it is drawn from, where that is one.
+    """
+    source = {RECORD_KEY: record_sha256} if record_sha256 else {}
     for path, options in (
         (pdf, {"format": "pdf", "metadata": {"CreationDate": None, "Title": title}}),
-        (png, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": title}}),
+        (png, {"format": "png", "dpi": _PNG_DPI, "metadata": {"Title": title} | source}),
     ):
         buffer = BytesIO()
         figure.savefig(buffer, **options)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from evaluation.files import read_json
+from evaluation.files import read_json, sha256_file
 from report.drawing import (
     COLOURS,
     DARK,
@@ -127,9 +127,12 @@ FIGURES: dict[str, Callable[[Fields], Figure]] = {
 
 
 def plot(name: str, record_path: Path, pdf_path: Path, png_path: Path) -> None:
-    """Draw the figure `name` into a PDF (for the report) and a PNG (for a web page)."""
+    """Draw the figure `name` into a PDF (for the report) and a PNG (for a web page).
+
+    The PNG's metadata hold the record's hash.
+    """
     if name not in FIGURES:
         raise ValueError(f"unknown figure {name!r}; known: {', '.join(FIGURES)}")
     record = Fields(read_json(record_path))
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        save(FIGURES[name](record), name, pdf_path, png_path)
+        save(FIGURES[name](record), name, pdf_path, png_path, sha256_file(record_path))

@@ -1,4 +1,4 @@
-"""What the rules are made from: the files of each program, the kernels, prompts and figures."""
+"""What the rules are made from: files of each program, kernels, prompts, figures and tables."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from evaluation.prompts import load_prompts
 from evaluation.provenance import MODEL_MODULES, files_below, simulator_files, versions
 from kernels.specs import SPECS
 from report.captions import Caption, captions
+from report.tables import tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +23,7 @@ READS = {
     "evaluation/aggregation.py": "config/baselines.yaml",
     "evaluation/records.py": "workflow/schemas/benchmark_results.schema.json",
     "model/tiny.py": "model/tiny_corpus.txt",
+    "report/captions.py": "report/captions.yaml",
 }
 """Data files of the project that modules read: an edit there counts like one of the module."""
 
@@ -139,6 +141,12 @@ def prompt_hashes(path: str) -> dict[str, str]:
 def figure_captions(config: Mapping[str, Any]) -> dict[str, Caption]:
     """Return the captions of the report's figures by name, for a run that is configured so."""
     return captions("figures", platform=config["platform_target"])
+
+
+def table_captions(config: Mapping[str, Any]) -> dict[str, Caption]:
+    """Return the captions of the tables by name that a run has which is configured so."""
+    found = captions("tables", platform=config["platform_target"])
+    return {name: found[name] for name in tables_of(config["backend"])}
 
 
 def environment() -> dict[str, str]:

@@ -36,6 +36,7 @@ _JOBS = {
     r"results/tuning/(\w[\w-]*)\.json": r"tune_variant \1",
     r"results/tuning_ladder\.json": "collect_ladder",
     r"results/benchmark_results\.json": "aggregate_results",
+    r"results/tables/(\w+)\.\w+": r"tabulate \1",
     r"report/figures/(\w+)\.\w+": r"plot_figure \1",
     r"report/technical_report\.(tex|numbers\.json)": "render_report",
     r"report/technical_report\.pdf": "build_pdf",

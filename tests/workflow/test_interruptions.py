@@ -28,6 +28,7 @@ KINDS = {
     "validation": "results/validation/latency.json",
     "aggregate_results": "results/benchmark_results.json",
     "plot_figure": f"report/figures/{FIGURE}.pdf",
+    "tabulate": "results/tables/prompts.html",
     "render_report": "report/technical_report.tex",
     "build_pdf": "report/technical_report.pdf",
     "archive": "results/submission.zip",

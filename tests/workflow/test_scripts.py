@@ -14,6 +14,7 @@ from checkout import ROOT, Checkout, copy_repository
 from kernels.specs import SPECS
 from report import build
 from report.figures import FIGURES
+from report.tables import tables_of
 from workflow import preflight, project
 
 SCRIPTS = sorted(p.stem for p in (ROOT / "workflow/scripts").glob("*.py") if p.stem != "__init__")
@@ -53,7 +54,9 @@ def test_a_script_explains_its_flags_and_refuses_others(script: str) -> None:
 
 
 def test_names_that_rules_are_made_from_are_the_project_s() -> None:
-    assert list(project.figure_captions({"platform_target": "trn2"})) == list(FIGURES)
+    run = {"platform_target": "trn2", "backend": "simulator"}
+    assert list(project.figure_captions(run)) == list(FIGURES)
+    assert list(project.table_captions(run)) == tables_of("simulator")
     assert project.kernel_files().keys() == SPECS.keys()
     assert all((ROOT / file).is_file() for file in project.kernel_files().values())
     assert set(project.kernel_files().values()) <= set(project.kernel_sources())
@@ -125,9 +128,3 @@ def test_the_workflow_is_formatted() -> None:
 
 def test_the_workflow_has_no_lint(finished: Checkout) -> None:
     assert "Congratulations" in finished.run("--lint")
-
-
-def test_the_report_of_the_workflow_is_made(finished: Checkout, tmp_path: Path) -> None:
-    finished.run("--report", str(tmp_path / "report.html"))
-    page = (tmp_path / "report.html").read_text()
-    assert all(name in page for name in FIGURES)

@@ -12,17 +12,19 @@ from checkout import Checkout, touch
 from kernels.specs import SPECS
 from kernels.variants import ladder_variants
 from report.figures import FIGURES
+from report.tables import tables_of
 
 PROMPTS = range(5)
 BASELINES = {f"evaluate_baseline {i}" for i in PROMPTS}
 NKI = {f"evaluate_nki {i}" for i in PROMPTS}
 CHECKS = {f"check_path {name}" for name in ("layered_float32", "rows_float32", "fused_bfloat16")}
 FIGURE_JOBS = {f"plot_figure {name}" for name in FIGURES}
+TABLE_JOBS = {f"tabulate {name}" for name in tables_of("simulator")}
 TESTS = {f"test_kernel {name}" for name in SPECS}
 ARCHIVE = {"archive", "verify_archive"}
 PDF = {"build_pdf"} | ARCHIVE
 REPORT = FIGURE_JOBS | {"render_report"} | PDF
-RECORD = {"aggregate_results"} | REPORT
+RECORD = {"aggregate_results"} | TABLE_JOBS | REPORT
 PREDICTED = {"predict_latency trn2", "predict_latency trn3"}
 LADDER = {f"tune_variant {name}" for name in ladder_variants()} | {"collect_ladder"}
 MODELLED = PREDICTED | LADDER | {"validate_latency"}
@@ -88,7 +90,12 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "the validator of records": ("evaluation/records.py", CODE, RECORD),
     "the schema of records": ("workflow/schemas/benchmark_results.schema.json", line(""), RECORD),
     "the published baselines": ("config/baselines.yaml", COMMENT, PREDICTED | RECORD),
-    "the figures": ("report/figures.py", CODE, REPORT),
+    "the tables": ("report/table_files.py", CODE, TABLE_JOBS),
+    "what figures, tables and text derive": ("report/modelled.py", CODE, TABLE_JOBS | REPORT),
+    "a caption": (
+        "report/captions.yaml", replace("Roofline of", "The roofline of"),
+        {"plot_figure roofline", "render_report"} | TABLE_JOBS | PDF),
+    "the figures": ("report/figures.py", CODE, REPORT - {"render_report"}),
     "the template": ("report/technical_report.tex.j2", line("%"), {"render_report"} | PDF),
     "the bibliography": ("report/references.bib", line("%"), PDF),
     "the typesetting": ("report/build.py", CODE, PDF),
@@ -135,6 +142,7 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
 DELETIONS: dict[str, set[str]] = {
     "results/benchmark_results.json": RECORD,
     "report/figures/{figure}.png": {"plot_figure {figure}"} | PDF,
+    "results/tables/prompts.csv": {"tabulate prompts"},
     "report/technical_report.tex": set(),
     "report/technical_report.pdf": PDF,
     "results/evaluations/nki/prompt_2.json": set(),

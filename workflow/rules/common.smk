@@ -36,6 +36,7 @@ from workflow.project import (
     program_files,
     prompt_hashes,
     submission_files,
+    table_captions,
 )
 
 if Path.cwd() != ROOT.resolve():
@@ -61,6 +62,8 @@ FIGURES = figure_captions(config)
 FIGURE_FILES = expand(
     "report/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
+TABLES = table_captions(config)
+TABLE_FILES = expand("results/tables/{table}.{ext}", table=TABLES, ext=["csv", "html"])
 
 # The steps that touch the model or the kernels run where the backend is; everything else runs beside Snakemake.
 BACKEND = config["backend"]
@@ -152,6 +155,7 @@ wildcard_constraints:
     cores="1|2",
     prompt="|".join(PROMPTS),
     figure="|".join(FIGURES),
+    table="|".join(TABLES),
     check="|".join(CHECKS),
     platform="|".join(PLATFORMS),
 

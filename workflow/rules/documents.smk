@@ -1,4 +1,6 @@
 # Documents that say what the sources say: made by a rule, committed, and held against the sources by a test.
+from report.badges import BADGES
+
 RULE_FILES = [
     "Snakefile",
     *sorted(str(file) for file in Path("workflow").glob("rules/*.smk")),
@@ -24,14 +26,18 @@ rule rule_graph:
         '"$PYTHON" -m workflow.scripts.rule_graph --root . --output {output.document} > {log} 2>&1'
 
 
-# README itself is written by people; the rule replaces its block of results alone, so README is no output.
+# README itself is written by people; the rule replaces its generated parts alone, so README is no output.
 rule readme:
     input:
         record="results/benchmark_results.json",
         report="report/technical_report.pdf",
+        figures=expand("report/figures/{figure}.png", figure=FIGURES),
         code=program("readme"),
     output:
         result="docs/results.json",
+        page="docs/figures.md",
+        badges=expand("docs/badges/{badge}.svg", badge=BADGES),
+        figures=expand("docs/figures/{figure}.png", figure=FIGURES),
         png="docs/technical_report.png",
     log:
         "logs/readme.log",
@@ -41,7 +47,7 @@ rule readme:
     params:
         code=content_sha256(program("readme")),
     message:
-        "Writing README's results and picture"
+        "Writing README's results, badges and pictures"
     shell:
-        '"$PYTHON" -m workflow.scripts.readme --record {input.record} --report {input.report} --readme README.md'
-        " --output {output.result} --png {output.png} > {log} 2>&1"
+        '"$PYTHON" -m workflow.scripts.readme --record {input.record} --report {input.report} --figures report/figures'
+        " --root . > {log} 2>&1"

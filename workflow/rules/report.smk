@@ -1,7 +1,6 @@
-# Figures, the LaTeX source and the PDF, from the record alone.
+# Figures, tables, the LaTeX source and the PDF, from the record alone. What `snakemake --report` shows is marked report(...).
 TEMPLATE = "report/technical_report.tex.j2"
 BIBLIOGRAPHY = "report/references.bib"
-CAPTIONS = "report/captions.yaml"
 
 
 rule plot_figure:
@@ -14,6 +13,7 @@ rule plot_figure:
             "report/figures/{figure}.png",
             caption="../report/figure.rst",
             category="Figures",
+            subcategory=lambda wildcards: FIGURES[wildcards.figure].basis,
             labels=lambda wildcards: {"figure": FIGURES[wildcards.figure].title},
         ),
     log:
@@ -32,11 +32,48 @@ rule plot_figure:
         " --pdf {output.pdf} --png {output.png} > {log} 2>&1"
 
 
+# As a page for readers, and as CSV, which Snakemake's report can only offer for download.
+rule tabulate:
+    input:
+        record="results/benchmark_results.json",
+        code=program("tabulate"),
+    output:
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Data",
+            subcategory="tables as CSV",
+            labels=lambda wildcards: {
+                "file": f"{TABLES[wildcards.table].title} (CSV)"
+            },
+        ),
+        html=report(
+            "results/tables/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            subcategory=lambda wildcards: TABLES[wildcards.table].basis,
+            labels=lambda wildcards: {"table": TABLES[wildcards.table].title},
+        ),
+    log:
+        "logs/tabulate/{table}.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=content_sha256(program("tabulate")),
+        caption=lambda wildcards: TABLES[wildcards.table].caption,
+        basis=lambda wildcards: TABLES[wildcards.table].basis,
+    message:
+        "Making table {wildcards.table}"
+    shell:
+        '"$PYTHON" -m workflow.scripts.tabulate --name {wildcards.table} --record {input.record}'
+        " --csv {output.csv} --html {output.html} > {log} 2>&1"
+
+
 rule render_report:
     input:
         record="results/benchmark_results.json",
         template=TEMPLATE,
-        captions=CAPTIONS,
         code=program("render_report"),
     output:
         tex="report/technical_report.tex",
@@ -47,7 +84,7 @@ rule render_report:
     conda:
         "../../envs/cpu.yaml"
     params:
-        code=content_sha256([*program("render_report"), TEMPLATE, CAPTIONS]),
+        code=content_sha256([*program("render_report"), TEMPLATE]),
     message:
         "Writing the report's source"
     shell:
@@ -63,7 +100,12 @@ rule build_pdf:
         figures=expand("report/figures/{figure}.pdf", figure=FIGURES),
         code=program("build_pdf"),
     output:
-        pdf="report/technical_report.pdf",
+        pdf=report(
+            "report/technical_report.pdf",
+            caption="../report/technical_report.rst",
+            category="Report",
+            labels={"document": "Technical report (PDF)"},
+        ),
     log:
         "logs/build_pdf.log",
     localrule: True

@@ -20,7 +20,13 @@ rule aggregate_results:
         prompts=config["evaluation"]["prompts"],
         code=program("aggregate_results"),
     output:
-        record="results/benchmark_results.json",
+        record=report(
+            "results/benchmark_results.json",
+            caption="../report/record.rst",
+            category="Data",
+            subcategory="the record",
+            labels={"file": "Record (JSON)"},
+        ),
     log:
         "logs/aggregate_results.log",
     localrule: True

@@ -1,4 +1,4 @@
-"""Rule readme: README's block of results and its picture, from the record and the report."""
+"""Rule readme: README's generated parts, its badges and its pictures, from record and report."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import argparse
 import sys
 from pathlib import Path
 
-from evaluation.files import write_atomically, write_json
+from evaluation.files import write_atomically
 from report.fields import ReportError
-from report.readme import extract, picture, with_block
+from report.readme import documents
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the rule."""
+    """Run the rule: everything is made before the first file is written."""
     parser = argparse.ArgumentParser(prog="python3 -m workflow.scripts.readme")
     parser.add_argument("--record", type=Path, required=True, help="benchmark_results.json")
     parser.add_argument("--report", type=Path, required=True, help="technical_report.pdf")
-    parser.add_argument("--readme", type=Path, required=True, help="README to write the block into")
-    parser.add_argument("--png", type=Path, required=True, help="picture to write")
-    parser.add_argument("--output", type=Path, required=True, help="what the block says, to write")
+    parser.add_argument("--figures", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--root", type=Path, required=True, help="folder of README and docs")
     options = parser.parse_args(arguments)
+    readme = (options.root / "README.md").read_text(encoding="utf-8")
     try:
-        found = extract(options.record)
-        text = with_block(options.readme.read_text(encoding="utf-8"), found)
-        picture(options.report, options.png, found["record_sha256"])
+        made = documents(options.record, options.report, options.figures, readme)
     except ReportError as error:
         sys.exit(f"readme: {error}")
-    write_atomically(options.readme, text)
-    write_json(options.output, found)
+    for path, content in made.items():
+        write_atomically(options.root / path, content)
 
 
 if __name__ == "__main__":
