@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from report.device import SIDES, against_modelled, device_facts
 from report.facts import (
     PHASES,
     accuracy_of,
@@ -36,7 +37,6 @@ from report.modelled_tables import (
 
 SIMULATORS = ("simulator", "neuron-simulator")
 DEVICES = ("neuron",)
-SIDES = ("baseline", "nki")
 
 
 def prompts(record: Fields) -> list[Row]:
@@ -233,6 +233,26 @@ def device_comparison(record: Fields) -> list[Row]:
     return [*rows, mean | _ends("speedup", comparison["geometric_mean_speedup_interval"])]
 
 
+def device_phases(record: Fields) -> list[Row]:
+    """Return the parts of a run's mean time: in the graphs and outside of them."""
+    return [
+        _prompt(prompt) | {"side": side} | parts
+        for prompt, both in device_facts(record)["phases_of_runs"]
+        for side, parts in zip(SIDES, both, strict=True)
+    ]
+
+
+def device_against_modelled(record: Fields) -> list[Row]:
+    """Return measured and modelled latency of each prompt, where what was modelled ran here."""
+    return [
+        _prompt(one["prompt"])
+        | {"measured_median_ms": one["measured_ms"]}
+        | {f"modelled_{end}_ms": one["modelled_ms"][end] for end in ("low", "nominal", "high")}
+        | {"modelled_over_measured": one["ratio"], "inside_range": one["inside"]}
+        for one in against_modelled(record)
+    ]
+
+
 def baselines(record: Fields) -> list[Row]:
     """Return the published values that scores divide by."""
     found = record["score_baselines"]
@@ -271,6 +291,8 @@ TABLES: dict[str, Callable[[Fields], list[Row]]] = {
     "kernel_errors": kernel_errors,
     "device_times": device_times,
     "device_comparison": device_comparison,
+    "device_phases": device_phases,
+    "device_against_modelled": device_against_modelled,
     "launches": launches,
     "kernel_work": kernel_work,
     "coverage": coverage,
@@ -293,6 +315,8 @@ _ONLY_ON = {
     "coverage": SIMULATORS,
     "device_times": DEVICES,
     "device_comparison": DEVICES,
+    "device_phases": DEVICES,
+    "device_against_modelled": DEVICES,
 }
 """Tables of what only some backends tell."""
 

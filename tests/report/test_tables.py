@@ -40,8 +40,9 @@ def test_every_table_is_one_of_some_backend() -> None:
 
 
 def test_no_table_of_a_run_is_empty_and_no_column_has_two_names(record: dict[str, Any]) -> None:
+    compared = bool(rows("device_against_modelled", record))
     names = [name for name in tables_of(record["backend"]) if record.get(name, True)]
-    for name in names:
+    for name in (n for n in names if n != "device_against_modelled" or compared):
         found = frame(name, Fields(record))
         assert len(found) and "absent" not in found.columns, name
         assert all(re.fullmatch(r"[a-z][a-z0-9_]*", column) for column in found.columns), name
@@ -105,6 +106,19 @@ def test_a_device_s_times_carry_their_intervals() -> None:
     assert [row["latency_p99_from_ms"], row["latency_p99_to_ms"]] == side["latency_interval_ms"]
     mean = rows("device_comparison", record)[-1]
     assert mean["speedup"] == record["statistics"]["comparison"]["geometric_mean_speedup"]
+
+
+def test_parts_of_a_run_and_what_was_modelled_of_it() -> None:
+    record = device_record(3.0, "layered")
+    phases = rows("device_phases", record)
+    assert [(row["prompt_id"], row["side"]) for row in phases[:3]] == [
+        (0, "baseline"), (0, "nki"), (1, "baseline"),
+    ]  # fmt: skip
+    assert all(0 < row["host_share"] < 1 for row in phases)
+    median = record["per_prompt_results"][0]["nki"]["host_time"]["p50_ms"]
+    against = rows("device_against_modelled", record)
+    assert len(against) == 5 and against[0]["measured_median_ms"] == median
+    assert rows("device_against_modelled", device_record()) == []
 
 
 def test_few_runs_have_no_intervals_and_no_comparison(tmp_path: Path) -> None:
