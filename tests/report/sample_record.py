@@ -405,9 +405,7 @@ def device_record(gain: float = 1.2, kernel_path: str = "rows") -> dict[str, Any
     _launch_on_a_device(record["nki_kernels_implemented"], kernel_path)
     record["test_configuration"] |= {"test_iterations": 20, "num_layers": 48, "num_experts": 128}
     record["test_configuration"]["dtype"] = "bfloat16"
-    record["path_checks"] = []
-    record["absent"] = []
-    record["neuron_sdk_version"] = "2.29"
+    record |= {"path_checks": [], "absent": [], "neuron_sdk_version": "2.29"}
     provenance = record["provenance"]
     provenance["config"] = {
         "backend": "neuron",
