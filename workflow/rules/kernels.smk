@@ -29,7 +29,7 @@ rule test_kernel:
         "Testing kernel {wildcards.kernel} against its oracle"
     shell:
         KERNEL_TESTS
-        + " --kernel {wildcards.kernel} --json {output.result} 2>&1 | tee {log} >&2"
+        + " --jobs 1 --kernel {wildcards.kernel} --json {output.result} 2>&1 | tee {log} >&2"
 
 
 # On a device: the shapes of Qwen3-30B-A3B alone, since every case is compiled, for each size of a logical core. Not part
