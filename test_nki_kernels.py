@@ -20,6 +20,7 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -256,6 +257,19 @@ def check_printing(
     return entry, printed.getvalue()
 
 
+def start_process(backend: str) -> None:
+    """Prepare a process of `check_kernels`, which ends when the one that started it is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    require_nki(backend)
+
+
 def check_kernels(
     wanted: Mapping[str, Launches], cores: int | None, backend: str, jobs: int
 ) -> dict[str, dict[str, Any]]:
@@ -270,7 +284,7 @@ def check_kernels(
         }
     entries = {}
     context = multiprocessing.get_context("spawn")  # no thread of NumPy's is copied half-way
-    with ProcessPoolExecutor(jobs, context, require_nki, (backend,)) as pool:
+    with ProcessPoolExecutor(jobs, context, start_process, (backend,)) as pool:
         running = {
             name: pool.submit(check_printing, name, wanted[name], cores, backend)
             for name in sorted(wanted, key=lambda name: -_elements(wanted[name]))

@@ -19,7 +19,7 @@ rule test_kernel:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        device=1,
+        device=DEVICE_IF_ANY,
     params:
         code=lambda wildcards: content_sha256(kernel_test_files(wildcards.kernel)),
         backend=BACKEND,
