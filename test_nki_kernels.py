@@ -5,8 +5,9 @@ is. Alone it needs no pytest, which a Neuron environment may lack.
 
     pytest test_nki_kernels.py
     python3 test_nki_kernels.py [--backend simulator|neuron-simulator|neuron] [--cores N]
-                                [--kernel NAME ...] [--kind KIND ...] [--json FILE]
+                                [--kernel NAME ...] [--kind KIND ...] [--json FILE] [--jobs N]
 
+Kernels are shared among as many processes as there are usable processors; `--jobs 1` uses one.
 On a device a process has logical cores of one size, and a kernel is launched on just as many
 physical ones: `--cores 2` (the default there) tests launches on two, `--cores 1` those on one.
 """
@@ -14,9 +15,16 @@ physical ones: `--cores 2` (the default there) tests launches on two, `--cores 1
 from __future__ import annotations
 
 import argparse
+import io
+import math
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +36,15 @@ SCHEMA_VERSION = 1
 TESTED_DTYPES = ("float32", "bfloat16")
 BACKENDS = SIMULATOR, NEURON_SIMULATOR, NEURON = ("simulator", "neuron-simulator", "neuron")
 KINDS = ("true", "ragged", "model")
+COSTED_DTYPE = "float32"
 DEVICES = Path("/dev")
 LOGICAL_CORES = ("NEURON_LOGICAL_NC_CONFIG", "NEURON_RT_VIRTUAL_CORE_SIZE")
 """Variables of compiler and runtime: how many physical cores a logical one has."""
 ROW = "{:<18} {:<41} {:<9} {:>14} {:>8}  {}"
+
+
+Launches = Sequence[tuple[Case, int]]
+"""Cases, each with the number of cores to launch it on."""
 
 
 class NoNKI(RuntimeError):
@@ -175,18 +188,18 @@ def summarise(results: Sequence[Verification]) -> dict[str, Any]:
     return summary
 
 
-def count_cost(spec: KernelSpec) -> dict[str, Any]:
-    """What nki_sim counts in one launch at the kernel's first true case, in float32."""
+def run_counted(spec: KernelSpec, case: Case) -> tuple[Verification, dict[str, Any]]:
+    """As `run_case` on one core, and what nki_sim counts in the launch; nothing if it has none."""
     import nki_sim
 
-    case = next(case for case in spec.cases if case.kind == "true")
     with nki_sim.record() as recording:
-        spec.load()(**spec.inputs(case, "float32"))
+        result = run_case(spec, case, COSTED_DTYPE)
     shapes = {name: list(shape) for name, shape in case.shapes.items()}
-    return {"shapes": shapes, "dtype": "float32", **recording.launches[0].summary()}
+    head = {"shapes": shapes, "dtype": COSTED_DTYPE}
+    return result, head | recording.launches[0].summary() if recording.launches else {}
 
 
-def launches(spec: KernelSpec, cores: int | None, kinds: Sequence[str]) -> list[tuple[Case, int]]:
+def launches(spec: KernelSpec, cores: int | None, kinds: Sequence[str]) -> Launches:
     """The cases of these kinds, each with a number of cores; all numbers, or `cores` alone."""
     return [
         (case, number)
@@ -197,19 +210,29 @@ def launches(spec: KernelSpec, cores: int | None, kinds: Sequence[str]) -> list[
 
 
 def check_kernel(
-    spec: KernelSpec, wanted: Sequence[tuple[Case, int]], cores: int | None, backend: str
+    spec: KernelSpec, wanted: Launches, cores: int | None, backend: str
 ) -> dict[str, Any]:
-    """Run and print the wanted launches of a kernel and its refusals; its entry of the report."""
+    """Run and print the wanted launches of a kernel and its refusals; its entry of the report.
+
+    In the simulator the entry holds the cost of the first true case on one core.
+    """
     entry: dict[str, Any] = {"passed": True}
     failures = []
+    costed = next(case for case in spec.cases if case.kind == "true")
+    cost: dict[str, Any] = {}
     for dtype in TESTED_DTYPES:
         if dtype not in spec.dtypes:
             reason = f"SKIP  declared for {', '.join(spec.dtypes)} only"
             print(ROW.format(spec.name, "", dtype, "", "", reason))
             continue
-        results = [run_case(spec, case, dtype, number, backend) for case, number in wanted]
-        for result in results:
+        results = []
+        for case, number in wanted:
+            if backend == SIMULATOR and (case, number, dtype) == (costed, 1, COSTED_DTYPE):
+                result, cost = run_counted(spec, case)
+            else:
+                result = run_case(spec, case, dtype, number, backend)
             print_case(result)
+            results.append(result)
         entry[dtype] = summarise(results)
         failures += [f"{r.case}, {dtype}: {r.message}" for r in results if not r.passed]
     refused = launchable(spec, cores or 1, backend)
@@ -221,8 +244,66 @@ def check_kernel(
     if failures:
         entry |= {"passed": False, "failures": failures}
     elif backend == SIMULATOR:
-        entry["cost"] = count_cost(spec)
+        entry["cost"] = cost or run_counted(spec, costed)[1]
     return entry
+
+
+def check_printing(
+    name: str, wanted: Launches, cores: int | None, backend: str
+) -> tuple[dict[str, Any], str]:
+    """As `check_kernel`, in a process beside others: what it prints is returned as well."""
+    with redirect_stdout(io.StringIO()) as printed:
+        entry = check_kernel(SPECS[name], wanted, cores, backend)
+    return entry, printed.getvalue()
+
+
+def start_process(backend: str) -> None:
+    """Prepare a process of `check_kernels`, which ends when the one that started it is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    require_nki(backend)
+
+
+def check_kernels(
+    wanted: Mapping[str, Launches], cores: int | None, backend: str, jobs: int
+) -> dict[str, dict[str, Any]]:
+    """Check kernels in so many processes, printing in order; the report's entries, in order.
+
+    Those with the largest arguments start first, so that no process is left with a long one at the
+    end. Raises BrokenProcessPool when a process is killed.
+    """
+    if min(jobs, len(wanted)) == 1:
+        return {
+            name: check_kernel(SPECS[name], found, cores, backend) for name, found in wanted.items()
+        }
+    entries = {}
+    context = multiprocessing.get_context("spawn")  # no thread of NumPy's is copied half-way
+    with ProcessPoolExecutor(jobs, context, start_process, (backend,)) as pool:
+        running = {
+            name: pool.submit(check_printing, name, wanted[name], cores, backend)
+            for name in sorted(wanted, key=lambda name: -_elements(wanted[name]))
+        }
+        for name in wanted:
+            entries[name], printed = running[name].result()
+            print(printed, end="", flush=True)
+    return entries
+
+
+def _elements(wanted: Launches) -> int:
+    """Elements of the arguments of all launches."""
+    return sum(math.prod(shape) for case, _ in wanted for shape in case.shapes.values())
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -247,11 +328,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=KINDS,
         help="check only cases of these kinds: true are the shapes of Qwen3-30B-A3B",
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="share the kernels among so many processes; by default one per usable processor, and "
+        "on a device one",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.jobs is not None and options.jobs < 1:
+        parser.error(f"--jobs: received {options.jobs}, expected 1 or more")
+    return options
 
 
-def _wanted(options: argparse.Namespace, cores: int | None) -> dict[str, list[tuple[Case, int]]]:
+def _jobs(options: argparse.Namespace, backend: str) -> int:
+    """In how many processes; NoNKI for several on a device, which one process holds."""
+    if backend != NEURON:
+        return options.jobs or usable_processors()
+    if (options.jobs or 1) > 1:
+        raise NoNKI(f"--jobs {options.jobs}: on a device kernels are tested by one process")
+    return 1
+
+
+def _wanted(options: argparse.Namespace, cores: int | None) -> dict[str, Launches]:
     """The launches of each kernel that is asked for; NoNKI where one has none."""
     found = {
         name: launches(spec, cores, options.kind)
@@ -275,14 +375,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backend = require_nki(options.backend)
         cores = set_logical_cores(cores) if backend == NEURON else cores
         wanted = _wanted(options, cores)
+        jobs = _jobs(options, backend)
     except NoNKI as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"on {backend}" + (f", launches on {cores} core(s) alone" if cores else ""))
     print(ROW.format("kernel", "case", "dtype", "max abs error", "max ulp", "verdict"))
-    report = {
-        name: check_kernel(SPECS[name], found, cores, backend) for name, found in wanted.items()
-    }
+    try:
+        report = check_kernels(wanted, cores, backend, jobs)
+    except BrokenProcessPool:
+        print("error: a process was killed, perhaps for want of memory: --jobs 1", file=sys.stderr)
+        return 2
     failed = [name for name, entry in report.items() if not entry["passed"]]
     print(f"FAILED: {', '.join(failed)}" if failed else f"all {len(report)} kernels pass")
     if options.json:

@@ -114,9 +114,12 @@ def write_archive(
     return manifest
 
 
-def verify_archive(zip_path: Path, python: str, timeout_s: float = 900.0) -> dict[str, Any]:
+def verify_archive(
+    zip_path: Path, python: str, timeout_s: float = 900.0, jobs: int = 1
+) -> dict[str, Any]:
     """Unpack an archive into an empty folder, check it, and run its kernel tests there.
 
+    The tests run in so many processes (`jobs`).
     `python` is an interpreter with numpy and ml_dtypes. It runs without its start-up files and with
     an environment of its own, so that only the unpacked kernels and simulator can be imported; that
     this is so is checked, not assumed. Returns what was checked, the same for the same archive.
@@ -130,7 +133,7 @@ def verify_archive(zip_path: Path, python: str, timeout_s: float = 900.0) -> dic
         record = _load_own_record(folder / RECORD)
         _require_complete(members, record)
         _require_one_origin(members, record)
-        tests = _run_kernel_tests(folder, python, record, timeout_s)
+        tests = _run_kernel_tests(folder, python, record, timeout_s, jobs)
     return {
         "schema_version": SCHEMA_VERSION,
         "archive": {"sha256": _hash(zip_path.read_bytes()), "files": len(members)},
@@ -358,13 +361,14 @@ def _unpack(members: Mapping[str, bytes], folder: Path) -> None:
 
 
 def _run_kernel_tests(
-    folder: Path, python: str, record: Mapping[str, Any], timeout_s: float
+    folder: Path, python: str, record: Mapping[str, Any], timeout_s: float, jobs: int
 ) -> dict[str, Any]:
     """Run test_nki_kernels.py in `folder` as its reader would; return how many cases passed."""
     environment = _clean_environment(python, folder)
     _require_own_modules(folder, _call([python, "-S", "-c", _ORIGINS], folder, environment, 120.0))
     results = folder.parent / "kernel_tests.json"
-    _call([python, "-S", TESTS, "--json", str(results)], folder, environment, timeout_s)
+    command = [python, "-S", TESTS, "--json", str(results), "--jobs", str(jobs)]
+    _call(command, folder, environment, timeout_s)
     kernels = read_json(results)["kernels"]
     measured = {kernel["kernel"] for kernel in record["nki_kernels_implemented"]}
     failed = sorted(name for name in measured if not kernels.get(name, {}).get("passed"))

@@ -219,14 +219,19 @@ def attention_prefill(q: Array, k: Array, v: Array, rounding: str = "fused") -> 
     ).astype(q.dtype)
 
 
+def _project(attended: Array, w_o: Array) -> Array:
+    """attended [D, heads, tokens] by w_o [D, heads, H]; -> [tokens, H]."""
+    return np.tensordot(attended, _wide(w_o), axes=((0, 1), (0, 1)))
+
+
 def output_projection_decode(attended: Array, w_o: Array) -> Array:
     """attended [D, heads, T] by w_o [D, heads, H]; -> [T, H], this rank's part of the sum."""
-    return np.einsum("dht,dhn->tn", _wide(attended), _wide(w_o)).astype(attended.dtype)
+    return _project(_wide(attended), w_o).astype(attended.dtype)
 
 
 def output_projection_prefill(attended: Array, w_o: Array) -> Array:
     """attended [heads, D, S] by w_o [D, heads, H]; -> [S, H], this rank's part of the sum."""
-    return np.einsum("hds,dhn->sn", _wide(attended), _wide(w_o)).astype(attended.dtype)
+    return _project(_wide(attended).transpose(1, 0, 2), w_o).astype(attended.dtype)
 
 
 def _choose(
@@ -388,7 +393,7 @@ def decoder_stack(
             query, key, value, k_cache[layer], v_cache[layer], position, rounding
         )
         caches.append(updated)
-        output = np.einsum("dht,dhn->tn", _wide(attended), _wide(w_o[layer]))
+        output = _project(_wide(attended), w_o[layer])
         total = inner(total + inner(output))
         normed, weights, experts = _choose(
             total, unpack_vector(post_norm[layer]), w_router[layer], eps, x.dtype, rounding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,9 @@ def _require_comparable(actual: NDArray[Any], expected: NDArray[Any]) -> None:
             f"is {actual.dtype} {actual.shape}, the oracle gives {expected.dtype} {expected.shape}"
         )
     for name, array in (("kernel", actual), ("oracle", expected)):
-        broken = np.argwhere(~np.isfinite(array.astype(np.float64)))
-        if len(broken):
+        finite = np.isfinite(array)
+        if not finite.all():
+            broken = np.argwhere(~finite)
             first = tuple(int(i) for i in broken[0])
             raise _NotComparable(
                 f"has {len(broken)} NaN or infinite elements from the {name}, the first at "
@@ -98,8 +100,7 @@ def _compare(actual: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance)
         np.zeros_like(error) if exact else tolerance.atol + tolerance.rtol * np.abs(wide_expected)
     )
     excess = error - allowed
-    order = np.argsort(-excess, axis=None, kind="stable")[:WORST_SHOWN]
-    indices = [tuple(int(i) for i in np.unravel_index(flat, error.shape)) for flat in order]
+    indices = _worst_first(excess)
     lines = [
         f"  {index}: kernel {wide_actual[index]!s}, oracle {wide_expected[index]!s}, "
         f"error {error[index]:.3g}, allowed {allowed[index]:.3g}"
@@ -116,17 +117,67 @@ def _compare(actual: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance)
     )
 
 
+def _worst_first(excess: NDArray[np.float64]) -> list[tuple[int, ...]]:
+    """Where the largest excesses are, the first of equals first; only the largest if none fails."""
+    largest = int(np.argmax(excess))
+    order = [largest]
+    if excess.flat[largest] > 0:
+        order = [int(i) for i in np.argsort(-excess, axis=None, kind="stable")[:WORST_SHOWN]]
+    return [tuple(int(i) for i in np.unravel_index(flat, excess.shape)) for flat in order]
+
+
 def _as_tuple(result: Any) -> tuple[NDArray[Any], ...]:
     results = tuple(result) if isinstance(result, (tuple, list)) else (result,)
     return tuple(np.asarray(array) for array in results)
 
 
-def _changed(before: Inputs, after: Inputs) -> set[str]:
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """An array's elements in row-major order, as bytes."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _same_bytes(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return np.array_equal(_bytes(one), _bytes(other))
+
+
+def _checksums(arguments: Inputs) -> dict[str, int]:
+    """A checksum of each array: hundreds of megabytes are compared without a copy of them."""
     return {
-        name
-        for name, value in before.items()
-        if isinstance(value, np.ndarray) and value.tobytes() != after[name].tobytes()
+        name: zlib.crc32(_bytes(value).data)
+        for name, value in arguments.items()
+        if isinstance(value, np.ndarray)
     }
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A case in one dtype: arguments, their checksums, and what the oracle makes of them."""
+
+    key: tuple[KernelSpec, Case, str, int]
+    arguments: Inputs
+    checksums: dict[str, int]
+    expected: tuple[NDArray[Any], ...]
+
+
+_latest: list[_Trial] = []
+"""The last trial, at most: launches of a case on one core and on two follow each other."""
+
+
+def _take_trial(spec: KernelSpec, case: Case, dtype: str, seed: int) -> _Trial:
+    """The trial of a case: the latest one, if it was put back, or a new one."""
+    key = (spec, case, dtype, seed)
+    if _latest and _latest[0].key == key:
+        return _latest.pop()
+    _latest.clear()  # before the next is made: the largest are most of a gigabyte
+    arguments = spec.inputs(case, dtype, seed)
+    checksums = _checksums(arguments)
+    return _Trial(key, arguments, checksums, _as_tuple(spec.reference(**arguments)))
+
+
+def _changed(trial: _Trial) -> list[str]:
+    """The arguments that are no longer what they were, in alphabetical order."""
+    now = _checksums(trial.arguments)
+    return sorted(name for name, checksum in trial.checksums.items() if checksum != now[name])
 
 
 def _failed(spec: KernelSpec, case: Case, dtype: str, message: str) -> Verification:
@@ -150,16 +201,18 @@ def verify(
     `writes_back` into the caller's arrays, as simulators do; a device gets copies of them. What the
     kernel raises is not caught.
     """
-    arguments = spec.inputs(case, dtype, seed)
-    originals = spec.inputs(case, dtype, seed)
+    trial = _take_trial(spec, case, dtype, seed)
+    expected = trial.expected
+    own = {name: trial.arguments[name].copy() for name in spec.updates}
+    arguments = trial.arguments | own
     launch = kernel or (spec.load() if cores == 1 else spec.load()[cores])
     actual = _as_tuple(launch(**arguments))
-    expected = _as_tuple(spec.reference(**originals))
-    if changed := _changed(originals, arguments) - set(spec.updates):
-        return _failed(spec, case, dtype, f"the kernel wrote to its arguments {sorted(changed)}")
+    if changed := _changed(trial):
+        return _failed(spec, case, dtype, f"the kernel wrote to its arguments {changed}")
+    _latest.append(trial)
     updates = spec.updates if writes_back else {}
     for name, number in updates.items():
-        if number < len(actual) and arguments[name].tobytes() != actual[number].tobytes():
+        if number < len(actual) and not _same_bytes(arguments[name], actual[number]):
             return _failed(spec, case, dtype, f"{name} was not updated to result {number}")
     if len(actual) != len(expected):
         wrong = f"{len(actual)} results, the oracle gives {len(expected)}"

@@ -215,16 +215,20 @@ class Seat:
                 self._note(instruction, operand.access != "read", tensor)
 
     def _note(self, instruction: Instruction, writes: bool, tensor: NkiTensor) -> None:
-        places = None
+        places, window = None, tensor
         if isinstance(tensor, IndirectTensor):
             if not current(instruction.opcode).numeric or not tensor.index_is_written():
                 return  # nobody knows where
-            numbers, inside = tensor.elements(instruction.opcode, OobMode.skip)
-            places = numbers[inside].reshape(-1)
+            resolved = tensor.resolved(instruction.opcode)
+            if resolved is None:
+                numbers, inside = tensor.elements(instruction.opcode, OobMode.skip)
+                places = numbers[inside].reshape(-1)
+            else:
+                window = resolved
         name = f" {instruction.name!r}" if instruction.name else ""
         verb = "writes" if writes else "reads"
         text = f"{instruction.opcode}{name} ({call_site()}) {verb} {tensor}"
-        access = Access(self.core, writes, tensor, places, text)
+        access = Access(self.core, writes, window, places, text)
         earlier = self.crew.accesses.setdefault(tensor.storage.serial, [])
         if writes and not tensor.storage.hollow and any(one.writes for one in earlier):
             self.contested.append((access, access.snapshot()))

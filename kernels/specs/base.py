@@ -112,13 +112,15 @@ class KernelSpec:
     def inputs(self, case: Case, dtype: str, seed: int = 0) -> Inputs:
         """Arguments for a case by name: reproducible from (kernel, case, seed).
 
-        Floating-point arrays are cast to `dtype`, integers are left as they are.
+        Floating-point arrays are cast to `dtype`, integers are left as they are; all are
+        contiguous, as what a framework hands over.
         """
         key = zlib.crc32(f"{self.name}/{case.label}".encode())
         arrays: Inputs = dict(self.fill(np.random.default_rng([seed, key]), case.shapes))
         for name, array in arrays.items():
             if array.dtype.kind == "f":
-                arrays[name] = array.astype(DTYPES["float32" if name in case.float32 else dtype])
+                cast = DTYPES["float32" if name in case.float32 else dtype]
+                arrays[name] = array.astype(cast, order="C")
         for name, value in case.values.items():
             arrays[name] = np.full_like(arrays[name], value)
         return arrays | dict(self.scalars) | dict(case.scalars)

@@ -236,3 +236,38 @@ def test_a_kernel_without_such_a_case_is_no_success(capsys: Any) -> None:
 def test_nki_sim_is_no_device(capsys: Any) -> None:
     assert test_nki_kernels.main(["--kernel", "silu", "--backend", "neuron-simulator"]) == 2
     assert "the kernels can run here on simulator" in capsys.readouterr().err
+
+
+def test_several_processes_print_and_report_what_one_does(tmp_path: Path, capsys: Any) -> None:
+    outcomes = []
+    for jobs in ("1", "2"):
+        path = tmp_path / f"{jobs}.json"
+        words = ["--kernel", "silu", "top8", "router_softmax", "--jobs", jobs, "--json", str(path)]
+        assert test_nki_kernels.main(words) == 0
+        outcomes.append((capsys.readouterr().out, path.read_bytes()))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_killed_process_is_an_error_that_says_so(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_nki_kernels, "check_printing", _end_without_a_word)
+    assert test_nki_kernels.main(["--kernel", "silu", "top8", "--jobs", "2"]) == 2
+    assert "--jobs 1" in capsys.readouterr().err
+
+
+def _end_without_a_word(*_: object) -> None:
+    os._exit(9)
+
+
+def test_on_a_device_there_is_one_process() -> None:
+    with pytest.raises(test_nki_kernels.NoNKI, match="one process"):
+        test_nki_kernels._jobs(test_nki_kernels.parse(["--jobs", "2"]), "neuron")
+    assert test_nki_kernels._jobs(test_nki_kernels.parse([]), "neuron") == 1
+
+
+def test_no_process_is_refused(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        test_nki_kernels.main(["--jobs", "0"])
+    assert stop.value.code == 2
+    assert "expected 1 or more" in capsys.readouterr().err

@@ -203,6 +203,33 @@ def test_writing_to_an_argument_fails() -> None:
     result = verify(spec, spec.cases[0], "float32", careless)
     assert not result.passed
     assert "wrote to its arguments ['x']" in result.message
+    assert verify(spec, spec.cases[0], "float32", reference.silu).passed
+
+
+def test_what_a_failing_launch_wrote_reaches_no_other_launch() -> None:
+    spec = SPECS["silu"]
+
+    def broken(x: Array) -> Array:
+        x[...] = 0
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        verify(spec, spec.cases[0], "float32", broken)
+    assert verify(spec, spec.cases[0], "float32", reference.silu).passed
+
+
+def test_updated_arguments_start_anew_in_every_launch() -> None:
+    spec = SPECS["attention_decode"]
+    case = min(spec.cases, key=lambda case: math.prod(case.shapes["k_cache"]))
+    seen: list[bytes] = []
+
+    def launch(**arguments: Any) -> Any:
+        seen.append(arguments["k_cache"].tobytes())
+        return as_kernel(spec)(**arguments)
+
+    for _ in range(2):
+        assert verify(spec, case, "float32", launch).passed
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

@@ -55,10 +55,11 @@ rule verify_archive:
     localrule: True
     conda:
         "../../envs/cpu.yaml"
+    threads: workflow.cores or 1
     params:
         code=content_sha256(program("verify_archive")),
     message:
         "Unpacking the submission elsewhere and testing it there"
     shell:
         '"$MODEL_PYTHON" -m workflow.scripts.verify_archive --archive {input.zip} --output {output.result}'
-        " 2>&1 | tee {log} >&2"
+        " --jobs {threads} 2>&1 | tee {log} >&2"

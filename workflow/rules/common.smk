@@ -71,6 +71,9 @@ ON_CPU = BACKEND == "simulator"
 ON_DEVICE = BACKEND == "neuron"
 MODEL_PYTHON = model_python(BACKEND, config["neuron"]["python"])
 
+# What no clock looks at needs the device to itself where there is one; beside the simulator it runs as there are cores.
+DEVICE_IF_ANY = int(ON_DEVICE)
+
 # Flags of main.py. Each rule carries, as `params`, those that its result depends on; no others can rerun it.
 PLACE_FLAGS = flags(
     backend=BACKEND,

@@ -24,10 +24,11 @@ rule compile_baseline:
         "logs/compile/baseline.log",
     benchmark:
         "logs/compile/baseline.tsv"
+    priority: 2
     conda:
         "../../envs/cpu.yaml"
     resources:
-        device=1,
+        device=DEVICE_IF_ANY,
     params:
         code=content_sha256(driver_files("compile", "baseline", BACKEND)),
         flags=f"{MODEL_FLAGS} {COMPILE_FLAGS}",

@@ -1,5 +1,6 @@
 # One prompt with one variant of the model. The prompts file is read by every evaluation, but what reruns one is the
-# hash of its own prompt, not the file: editing a prompt reruns that prompt's evaluations alone.
+# hash of its own prompt, not the file: editing a prompt reruns that prompt's evaluations alone. Evaluations wait for
+# each other, so they start before whatever can run beside them.
 rule evaluate_baseline:
     input:
         model=MODEL_MANIFEST,
@@ -13,6 +14,7 @@ rule evaluate_baseline:
         "logs/evaluate/baseline_{prompt}.log",
     benchmark:
         "logs/evaluate/baseline_{prompt}.tsv"
+    priority: 1
     conda:
         "../../envs/cpu.yaml"
     resources:
@@ -46,6 +48,7 @@ rule evaluate_nki:
         "logs/evaluate/nki_{prompt}.log",
     benchmark:
         "logs/evaluate/nki_{prompt}.tsv"
+    priority: 1
     conda:
         "../../envs/cpu.yaml"
     resources:
@@ -82,7 +85,7 @@ rule check_path:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        device=1,
+        device=DEVICE_IF_ANY,
     params:
         flags=lambda wildcards: f"--enable-nki {PLACE_FLAGS} {CHECK_FLAGS} {ACCURACY_FLAGS}"
         f" {flags(**CHECKS[wildcards.check]._asdict())}",

@@ -9,6 +9,7 @@ if config["model"]["repo_id"] is None:
             manifest=MODEL_MANIFEST,
         log:
             "logs/make_tiny_model.log",
+        priority: 2
         conda:
             "../../envs/cpu.yaml"
         params:
@@ -30,6 +31,7 @@ else:
             manifest=MODEL_MANIFEST,
         log:
             "logs/download_model.log",
+        priority: 2
         conda:
             "../../envs/cpu.yaml"
         params:

@@ -15,9 +15,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python3 -m workflow.scripts.verify_archive")
     parser.add_argument("--archive", type=Path, required=True, help="archive to check")
     parser.add_argument("--output", type=Path, required=True, help="JSON of what was checked")
+    parser.add_argument("--jobs", type=int, default=1, help="processes for the kernel tests")
     options = parser.parse_args(arguments)
     try:
-        write_json(options.output, verify_archive(options.archive, sys.executable))
+        checked = verify_archive(options.archive, sys.executable, jobs=options.jobs)
+        write_json(options.output, checked)
     except BundleError as error:
         sys.exit(f"verify_archive: {error}")
 
