@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import forked
+from forked import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = Path(__file__).with_name("standin.py")
-TIMEOUT_S = 300
+TIMEOUT_S = 300.0
 EVERYTHING = ("all", "results/submission_verified.json")
 _NOT_SOURCES = (
     ".*",
@@ -53,31 +49,17 @@ class Checkout:
 
     path: Path
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start Snakemake here, leading a process group of its own."""
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        return subprocess.Popen(
-            command, cwd=self.path, env=clean_environment() | environment, text=True,
-            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            preexec_fn=heed_interrupts,
-        )  # fmt: skip
+    def start(self, *arguments: str, **environment: str) -> Run:
+        """Start Snakemake here, with these variables beside those of this process."""
+        foreign = ("SNAKEMAKE", "PYTHON")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        return Run(["--cores", "2", *arguments], self.path, clean | environment)
 
     def run(self, *arguments: str, fails: bool = False, **environment: str) -> str:
-        """Run Snakemake to its end and return its output; its status must be as expected.
-
-        With variables of its own it is a new Python, else a fork.
-        """
-        if environment:
-            process = self.start(*arguments, **environment)
-            output, _ = process.communicate(timeout=TIMEOUT_S)
-            status = process.returncode
-        else:
-            with tempfile.NamedTemporaryFile() as file:
-                words, log = ["--cores", "2", *arguments], Path(file.name)
-                status = forked.run(words, self.path, clean_environment(), log, TIMEOUT_S)
-                output = log.read_text()
-        assert (status != 0) == fails, output
-        return output
+        """Run Snakemake to its end and return its output; its status must be as expected."""
+        run = self.start(*arguments, **environment)
+        assert (run.wait(TIMEOUT_S) != 0) == fails, run.output()
+        return run.output()
 
     def stale(self, *arguments: str) -> set[str]:
         """Return the jobs that a run would carry out now, as `rule` or `rule wildcards`."""
@@ -110,16 +92,6 @@ class Checkout:
             for file in sorted(made)
             if file.is_file() and file.suffix != ".part"
         }
-
-
-def clean_environment() -> dict[str, str]:
-    """Return this process's variables but those that would change how Snakemake runs."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "PYTHON"))}
-
-
-def heed_interrupts() -> None:
-    """In a new process: take SIGINT as by default, also if whoever runs the tests ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def touch(text: str) -> str:
