@@ -11,7 +11,7 @@ whoever asks names such modules too.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -26,19 +26,7 @@ def closure(root: Path, *programs: str, without: Iterable[str] = ()) -> list[str
     through them alone are left out. Raises FileNotFoundError for a program that does not exist and
     SyntaxError for a source that cannot be parsed, both naming the file.
     """
-    cut = frozenset(without)
-    found: set[Path] = set()
-    waiting = [root / program for program in programs]
-    while waiting:
-        file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        packages = _enclosing_packages(file, root)
-        modules = {m for m in imported_modules(file, root) if not _is_within(m, cut)}
-        waiting += packages
-        waiting += [f for module in modules for f in _files_of(module, root)]
-    return sorted(file.relative_to(root).as_posix() for file in found)
+    return list(_closure(root, frozenset(programs), frozenset(without)))
 
 
 def module_name(file: str) -> str:
@@ -47,26 +35,44 @@ def module_name(file: str) -> str:
 
 
 @cache
+def _closure(root: Path, programs: frozenset[str], cut: frozenset[str]) -> tuple[str, ...]:
+    found: set[Path] = set()
+    waiting = [root / program for program in programs]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        waiting += _enclosing_packages(file.parent, root)
+        modules = (m for m in imported_modules(file, root) if cut.isdisjoint(_within(m)))
+        waiting += [f for module in modules for f in _files_of(module, root)]
+    return tuple(sorted(file.relative_to(root).as_posix() for file in found))
+
+
+@cache
 def imported_modules(file: Path, root: Path) -> frozenset[str]:
     """Return the dotted names that `file` imports, absolute, as far as they lie below `root`.
 
     `from a import b` gives `a` and, when b is a module rather than a name in one, `a.b`.
     """
-    tree = ast.parse(file.read_bytes(), filename=str(file))
-    names = {name for node in _executed(tree) for name in _names(node, file, root)}
+    source = file.read_bytes()
+    tree = ast.parse(source, filename=str(file))
+    calls = any(name.encode() in source for name in _DYNAMIC)
+    names = {name for node in _executed(tree, calls) for name in _names(node, file, root)}
     return frozenset(name for name in names if _files_of(name, root))
 
 
-def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Walk the tree like ast.walk, past the bodies of `if TYPE_CHECKING:`."""
-    for node in ast.iter_child_nodes(tree):
+def _executed(tree: ast.AST, calls: bool) -> Iterator[ast.AST]:
+    """Walk the tree, past the bodies of `if TYPE_CHECKING:` and, unless `calls`, expressions."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
         if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
-            for other in node.orelse:
-                yield other
-                yield from _executed(other)
+            waiting += node.orelse
         else:
-            yield node
-            yield from _executed(node)
+            children = ast.iter_child_nodes(node)
+            waiting += [c for c in children if calls or not isinstance(c, ast.expr)]
 
 
 def _names(node: ast.AST, file: Path, root: Path) -> Iterator[str]:
@@ -104,11 +110,15 @@ def _files_of(module: str, root: Path) -> tuple[Path, ...]:
     return tuple(file for file in candidates if file.is_file())[:1]
 
 
-def _enclosing_packages(file: Path, root: Path) -> list[Path]:
-    """Return the __init__.py of every package around `file`: importing it runs them."""
-    folders = [folder for folder in file.parents if root in folder.parents]
-    return [init for folder in folders if (init := folder / "__init__.py").is_file()]
+@cache
+def _enclosing_packages(folder: Path, root: Path) -> tuple[Path, ...]:
+    """Return the __init__.py of `folder` and those around it: an import from there runs them."""
+    folders = [f for f in (folder, *folder.parents) if root in f.parents]
+    return tuple(init for f in folders if (init := f / "__init__.py").is_file())
 
 
-def _is_within(module: str, names: Collection[str]) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in names)
+@cache
+def _within(module: str) -> tuple[str, ...]:
+    """Return the module's name and those of the packages around it."""
+    parts = module.split(".")
+    return tuple(".".join(parts[: i + 1]) for i in range(len(parts)))

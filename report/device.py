@@ -22,7 +22,8 @@ def device_facts(record: Fields) -> dict[str, Any]:
         "gains": [prompt for change, prompt in changes if change > 0],
         "losses": [prompt for change, prompt in changes if change < 0],
         "intervals": {
-            row["prompt_id"]: row for row in record.get("statistics", {}).get("per_prompt", [])
+            row["prompt_id"]: row
+            for row in (record["statistics"]["per_prompt"] if "statistics" in record else [])
         },
         "phases_of_runs": phases,
         "host_percent": [

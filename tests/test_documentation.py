@@ -50,7 +50,7 @@ def in_this_environment(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository in which the workflow has run, on a few tokens per prompt."""
+    """A copy of the repository in which the workflow has run, on a few tokens of two prompts."""
     checkout = tmp_path_factory.mktemp("checkout") / "repository"
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -60,6 +60,8 @@ def built_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, checkout / name)
+    prompts = checkout / "config" / "prompts.txt"
+    prompts.write_text("\n\n".join(prompts.read_text().split("\n\n")[:2]))
     settings = checkout / "config" / "config.yaml"
     text = settings.read_text()
     text = re.sub(r"max_new_tokens: \S+", "max_new_tokens: 4", text)

@@ -74,7 +74,7 @@ def driver_files(step: str, variant: str, backend: str = "simulator") -> list[st
     if variant == "baseline":
         return program_files(*programs, without=without)
     own = program_files(*programs, *kernel_sources(), without=without)
-    return sorted({*own, *simulator_files(times=False)})
+    return sorted({*own, *_simulator_files(times=False)})
 
 
 def check_files() -> list[str]:
@@ -87,7 +87,7 @@ def kernel_test_files(kernel: str) -> list[str]:
     """Return what the test of one kernel consists of: of the kernels, what its own file imports."""
     harness = program_files("test_nki_kernels.py", without=map(module_name, kernel_sources()))
     own = program_files(kernel_files()[kernel])
-    return sorted({*harness, *own, *simulator_files(times=False)})
+    return sorted({*harness, *own, *_simulator_files(times=False)})
 
 
 def kernel_files() -> dict[str, str]:
@@ -109,7 +109,7 @@ def tuning_files(kernel: str) -> list[str]:
     named = {"decoder_stack_ranks": "kernels/nki_decode_ranks_kernels.py", **kernel_files()}
     sources = map(module_name, kernel_sources())
     harness = program_files("tuning/evaluation.py", without=[*sources, "kernels.variants"])
-    return sorted({*harness, *program_files(named[kernel]), *simulator_files()})
+    return sorted({*harness, *program_files(named[kernel]), *_simulator_files(times=True)})
 
 
 def kernel_sources() -> list[str]:
@@ -158,6 +158,11 @@ def flags(**values: object) -> str:
     """Return `--name=value` for each value that is set, quoted for a shell."""
     words = (f"--{n.replace('_', '-')}={value}" for n, value in values.items() if value is not None)
     return shlex.join(words)
+
+
+@cache
+def _simulator_files(times: bool) -> tuple[str, ...]:
+    return tuple(simulator_files(times=times))
 
 
 @cache

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from forked import Run
+
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = Path(__file__).with_name("standin.py")
+TIMEOUT_S = 300.0
 EVERYTHING = ("all", "results/submission_verified.json")
 _NOT_SOURCES = (
     ".*",
@@ -51,21 +51,17 @@ class Checkout:
 
     path: Path
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start Snakemake here, leading a process group of its own."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "PYTHON"))}
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        return subprocess.Popen(
-            command, cwd=self.path, env=clean | environment, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts,
-        )  # fmt: skip
+    def start(self, *arguments: str, **environment: str) -> Run:
+        """Start Snakemake here, with these variables beside those of this process."""
+        foreign = ("SNAKEMAKE", "PYTHON")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        return Run(["--cores", "2", *arguments], self.path, clean | environment)
 
     def run(self, *arguments: str, fails: bool = False, **environment: str) -> str:
         """Run Snakemake to its end and return its output; its status must be as expected."""
-        process = self.start(*arguments, **environment)
-        output, _ = process.communicate(timeout=300)
-        assert (process.returncode != 0) == fails, output
-        return output
+        run = self.start(*arguments, **environment)
+        assert (run.wait(TIMEOUT_S) != 0) == fails, run.output()
+        return run.output()
 
     def stale(self, *arguments: str) -> set[str]:
         """Return the jobs that a run would carry out now, as `rule` or `rule wildcards`."""
@@ -98,11 +94,6 @@ class Checkout:
             for file in sorted(made)
             if file.is_file() and file.suffix != ".part"
         }
-
-
-def heed_interrupts() -> None:
-    """In a new process: take SIGINT as by default, also if whoever runs the tests ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def touch(text: str) -> str:

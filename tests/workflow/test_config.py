@@ -166,13 +166,13 @@ def test_a_second_file_is_laid_over_the_first(finished: Checkout, tmp_path: Path
 HOSTILE = """`touch hacked` $(touch hacked) "$HOME" 'q' {x} {{y}} \\n %s ; & | < > # é 界 \u202e"""
 
 
-def test_no_name_is_taken_for_a_command(fresh: Checkout, tmp_path: Path) -> None:
+def test_no_name_is_taken_for_a_command(begun: Checkout, tmp_path: Path) -> None:
     team = {"name": HOSTILE, "members": [HOSTILE, "x" * 300]}
     other = tmp_path / "team.yaml"
     other.write_text(yaml.safe_dump({"team": team}))
-    fresh.run("results/benchmark_results.json", "--configfile", str(other))
-    assert not (fresh.path / "hacked").exists()
-    words = json.loads((fresh.path / "logs/aggregate_results.log").read_text())
+    begun.run("results/benchmark_results.json", "--configfile", str(other))
+    assert not (begun.path / "hacked").exists()
+    words = json.loads((begun.path / "logs/aggregate_results.log").read_text())
     received = json.loads(words[words.index("--config") + 1])["team"]
     assert (received["name"], received["members"]) == (HOSTILE, team["members"])
 

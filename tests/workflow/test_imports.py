@@ -91,11 +91,13 @@ def test_module_name() -> None:
 
 
 OPENED = """
-import json, os, runpy, sys
+import importlib.util, json, os, runpy, sys
 root, opened = os.getcwd() + os.sep, set()
 def note(event, arguments):
     if event == "open" and isinstance(arguments[0], str):
-        opened.add(os.path.realpath(arguments[0]))
+        path = os.path.realpath(arguments[0])
+        compiled = path.startswith(root) and path.endswith(".pyc")
+        opened.add(importlib.util.source_from_cache(path) if compiled else path)
 sys.addaudithook(note)
 target = sys.argv.pop(1)
 try:
@@ -105,16 +107,12 @@ except SystemExit as end:
     print(end, file=sys.stderr)
 print(json.dumps(sorted(path.removeprefix(root) for path in opened if path.startswith(root))))
 """
-"""Runs a program and prints which files below the working folder it opened."""
+"""Runs a program and prints which files below the working folder it opened, compiled or not."""
 
 
 def opened_by(*command: str, folder: Path = ROOT) -> set[str]:
     """Return the project's files that a program opens, sources of modules included."""
-    environment = os.environ | {
-        "PYTHONPATH": str(folder),
-        "PYTHONPYCACHEPREFIX": os.devnull,  # nothing is cached, so that every source is opened
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", OPENED, *command],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300,

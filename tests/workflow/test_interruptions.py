@@ -6,12 +6,12 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from checkout import EVERYTHING, Checkout
+from forked import Run
 
 from report.figures import FIGURES
 
@@ -40,7 +40,7 @@ PAUSE_S = 0.08
 DEADLINE_S = 120.0
 
 
-def start_and_wait_for(checkout: Checkout, kind: str, signs: Path) -> subprocess.Popen[str]:
+def start_and_wait_for(checkout: Checkout, kind: str, signs: Path) -> Run:
     """Start a slow run that needs a job of this kind; return as soon as that is at work."""
     checkout.path.joinpath(KINDS[kind]).unlink(missing_ok=True)
     signs.mkdir(exist_ok=True)
@@ -50,22 +50,21 @@ def start_and_wait_for(checkout: Checkout, kind: str, signs: Path) -> subprocess
     run = checkout.start(KINDS[kind], **slow)
     deadline = time.monotonic() + DEADLINE_S
     while not sign.exists():
-        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
+        assert run.status is None and time.monotonic() < deadline, run.output()
         time.sleep(0.01)
     return run
 
 
-def start_and_hold(checkout: Checkout, signs: Path) -> subprocess.Popen[str]:
+def start_and_hold(checkout: Checkout, signs: Path) -> Run:
     """Start a run and return while a job of it is at work and will be until the group is killed."""
     run = start_and_wait_for(checkout, "make_tiny_model", signs)
     os.kill(int((signs / "make_tiny_model").read_text()), signal.SIGSTOP)
     return run
 
 
-def end_by(run: subprocess.Popen[str], number: signal.Signals) -> None:
+def end_by(run: Run, number: signal.Signals) -> None:
     os.killpg(run.pid, number)
-    run.communicate(timeout=DEADLINE_S)
-    assert run.returncode != 0
+    assert run.wait(DEADLINE_S) != 0
 
 
 def test_each_kind_of_job_may_be_killed_at_any_moment(
@@ -86,45 +85,45 @@ def test_each_kind_of_job_may_be_killed_at_any_moment(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_without_further_ado(
-    fresh: Checkout, finished: Checkout, tmp_path: Path, number: signal.Signals
+    begun: Checkout, finished: Checkout, tmp_path: Path, number: signal.Signals
 ) -> None:
     for kind in ("compile_nki", "evaluate_baseline"):
-        end_by(start_and_wait_for(fresh, kind, tmp_path / "signs"), number)
-    fresh.run(*EVERYTHING)
-    assert fresh.whole_products() == finished.whole_products()
+        end_by(start_and_wait_for(begun, kind, tmp_path / "signs"), number)
+    begun.run(*EVERYTHING)
+    assert begun.whole_products() == finished.whole_products()
 
 
 def test_a_run_does_not_start_beside_a_job_that_outlived_its_own(
-    fresh: Checkout, finished: Checkout, tmp_path: Path
+    begun: Checkout, finished: Checkout, tmp_path: Path
 ) -> None:
-    run = start_and_hold(fresh, tmp_path / "signs")
+    run = start_and_hold(begun, tmp_path / "signs")
     try:
         os.kill(run.pid, signal.SIGKILL)
-        run.wait(timeout=DEADLINE_S)
-        fresh.run("--unlock")
-        output = fresh.run(*EVERYTHING, fails=True)
+        run.wait(DEADLINE_S)
+        begun.run("--unlock")
+        output = begun.run(*EVERYTHING, fails=True)
         assert "a job of an earlier run that was killed is still working" in output
         job = (tmp_path / "signs" / "make_tiny_model").read_text()
         assert job in re.search(r"end it: kill ([\d ]+)", output)[1].split()
     finally:
         os.killpg(run.pid, signal.SIGKILL)
-    fresh.run(*EVERYTHING)
-    assert fresh.whole_products() == finished.whole_products()
+    begun.run(*EVERYTHING)
+    assert begun.whole_products() == finished.whole_products()
 
 
-def test_two_runs_do_not_collide(fresh: Checkout, tmp_path: Path) -> None:
-    run = start_and_hold(fresh, tmp_path / "signs")
+def test_two_runs_do_not_collide(begun: Checkout, tmp_path: Path) -> None:
+    run = start_and_hold(begun, tmp_path / "signs")
     try:
-        assert "LockException" in fresh.run(*EVERYTHING, fails=True)
-        fresh.run("--dry-run")
+        assert "LockException" in begun.run(*EVERYTHING, fails=True)
+        begun.run("--dry-run")
     finally:
         end_by(run, signal.SIGKILL)
 
 
-def test_a_failing_job_leaves_no_output_and_shows_its_log(fresh: Checkout) -> None:
-    output = fresh.run(*EVERYTHING, fails=True, STANDIN_FAILS="compile_nki")
+def test_a_failing_job_leaves_no_output_and_shows_its_log(begun: Checkout) -> None:
+    output = begun.run(*EVERYTHING, fails=True, STANDIN_FAILS="compile_nki")
     assert "stand-in: compile_nki fails as asked" in output
-    assert not (fresh.path / "results/compiled/nki/manifest.json").exists()
-    log = (fresh.path / "logs/compile/nki.log").read_text()
+    assert not (begun.path / "results/compiled/nki/manifest.json").exists()
+    log = (begun.path / "logs/compile/nki.log").read_text()
     assert "stand-in: compile_nki fails as asked" in log
-    fresh.run(*EVERYTHING)
+    begun.run(*EVERYTHING)
