@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +21,23 @@ class Caption:
     basis: str
 
 
+@cache
+def _written() -> dict[str, dict[str, dict[str, str]]]:
+    """Return what the file holds, by kind and name."""
+    found: dict[str, dict[str, dict[str, str]]] = yaml.safe_load(_FILE.read_bytes())
+    return found
+
+
 def captions(kind: Literal["figures", "tables"], **values: str) -> dict[str, Caption]:
     """Return the captions of a kind by name, in the order of the report.
 
     `values` fill the braces; without them, they stay. KeyError for one that is missing.
     """
-    found = yaml.safe_load(_FILE.read_text(encoding="utf-8"))[kind]
     return {
         name: Caption(
             entry["title"],
             entry["caption"].format_map(values) if values else entry["caption"],
             entry["basis"],
         )
-        for name, entry in found.items()
+        for name, entry in _written()[kind].items()
     }

@@ -116,7 +116,8 @@ def test_an_interrupt_ends_with_130(home: Path, tmp_path: Path) -> None:
     model = home / "qwen-30b-a3b" / "hf_model"
     process = subprocess.Popen(
         [sys.executable, str(MAIN), "--mode", "evaluate_all", "--model-path", str(model),
-         "--compiled-model-path", str(tmp_path / "c"), "--timed-runs", "1000000"],
+         "--compiled-model-path", str(tmp_path / "c"), "--timed-runs", "1000000",
+         "--warmup-runs", "0", "--max-new-tokens", "8"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         # As by default, also if whoever runs the tests ignores interrupts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

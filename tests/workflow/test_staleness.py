@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 import pytest
 from checkout import Checkout, touch
@@ -95,7 +96,7 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "a caption": (
         "report/captions.yaml", replace("Roofline of", "The roofline of"),
         {"plot_figure roofline", "render_report"} | TABLE_JOBS | PDF),
-    "the figures": ("report/figures.py", CODE, REPORT - {"render_report"}),
+    "the figures": ("report/figures.py", CODE, FIGURE_JOBS | PDF),
     "the template": ("report/technical_report.tex.j2", line("%"), {"render_report"} | PDF),
     "the bibliography": ("report/references.bib", line("%"), PDF),
     "the typesetting": ("report/build.py", CODE, PDF),
@@ -123,20 +124,24 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], Iterable[str]]] = {
     "the checkpoint's seed": (
         "config/config.yaml", replace("launches\n  seed: 0", "launches\n  seed: 1"),
         EVERYTHING - NOT_OF_THE_MODEL),
-    "a comment in the configuration": ("config/config.yaml", COMMENT, set()),
-    "the Neuron interpreter": ("config/config.yaml", value("python", "/bin/sh"), set()),
-    "a comment in the Snakefile": ("Snakefile", COMMENT, set()),
-    "a comment in a rule": ("workflow/rules/evaluate.smk", COMMENT, set()),
-    "documentation": ("README.md", line("x"), set()),
+}  # fmt: skip
+
+HARMLESS: dict[str, tuple[str, Callable[[str], str]]] = {
     **{
-        f"{file}, touched": (file, touch, set())
+        f"{file}, touched": (file, touch)
         for file in (
-            "kernels/nki_kernels.py", "main.py", "workflow/scripts/render_report.py", "Snakefile",
-            "workflow/rules/common.smk", "report/technical_report.tex.j2", "config/config.yaml",
-            "config/prompts.txt", "nki_sim/errors.py", "results/model_manifest.json",
-            "results/evaluations/nki/prompt_0.json", "results/benchmark_results.json",
+            "results/benchmark_results.json", "results/evaluations/nki/prompt_0.json",
+            "results/model_manifest.json", "kernels/nki_kernels.py", "main.py",
+            "workflow/scripts/render_report.py", "Snakefile", "workflow/rules/common.smk",
+            "report/technical_report.tex.j2", "config/config.yaml", "config/prompts.txt",
+            "nki_sim/errors.py",
         )
     },
+    "a comment in the configuration": ("config/config.yaml", COMMENT),
+    "the Neuron interpreter": ("config/config.yaml", value("python", "/bin/sh")),
+    "a comment in the Snakefile": ("Snakefile", COMMENT),
+    "a comment in a rule": ("workflow/rules/evaluate.smk", COMMENT),
+    "documentation": ("README.md", line("x")),
 }  # fmt: skip
 
 DELETIONS: dict[str, set[str]] = {
@@ -164,6 +169,32 @@ def test_a_change_makes_exactly_these_jobs_stale(finished: Checkout, change: str
     file, edit, expected = CHANGES[change]
     with finished.changed(file, edit):
         assert finished.stale() == set(expected)
+
+
+@pytest.fixture(scope="module")
+def stale_after_harmless_changes(finished: Checkout) -> set[str]:
+    """What all harmless changes together make stale; each is newer than what is made from it."""
+    with ExitStack() as changes:
+        for file, edit in HARMLESS.values():
+            changes.enter_context(finished.changed(file, edit))
+        return finished.stale()
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_a_harmless_change_makes_nothing_stale(
+    finished: Checkout, change: str, stale_after_harmless_changes: set[str]
+) -> None:
+    """No change makes less stale: each is looked at alone only when together they do any harm."""
+    if stale_after_harmless_changes:
+        file, edit = HARMLESS[change]
+        with finished.changed(file, edit):
+            assert finished.stale() == set()
+
+
+def test_harmless_changes_together_make_nothing_stale(
+    stale_after_harmless_changes: set[str],
+) -> None:
+    assert stale_after_harmless_changes == set()
 
 
 def test_a_source_with_other_content_and_an_old_date_is_noticed(finished: Checkout) -> None:
