@@ -40,6 +40,8 @@ COSTED_DTYPE = "float32"
 DEVICES = Path("/dev")
 LOGICAL_CORES = ("NEURON_LOGICAL_NC_CONFIG", "NEURON_RT_VIRTUAL_CORE_SIZE")
 """Variables of compiler and runtime: how many physical cores a logical one has."""
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables of the libraries behind NumPy's matrix products."""
 ROW = "{:<18} {:<41} {:<9} {:>14} {:>8}  {}"
 
 
@@ -283,6 +285,8 @@ def check_kernels(
             name: check_kernel(SPECS[name], found, cores, backend) for name, found in wanted.items()
         }
     entries = {}
+    for variable in BLAS_THREADS:
+        os.environ.setdefault(variable, "1")  # or each process's threads wait for the others'
     context = multiprocessing.get_context("spawn")  # no thread of NumPy's is copied half-way
     with ProcessPoolExecutor(jobs, context, start_process, (backend,)) as pool:
         running = {
