@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from checkout import EVERYTHING, Checkout
-from forked import Run
 
 from report.figures import FIGURES
+from tests.workflow.forked import Run
 
 FIGURE = next(iter(FIGURES))
 KINDS = {
