@@ -7,6 +7,7 @@ rule that finds it. Exit status: 0 all valid, 1 problems, 2 refused arguments.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -80,4 +81,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop early, as head does
     sys.exit(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,13 @@ def test_the_program_judges_each_file(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as refused:
         main([])
     assert refused.value.code == 2
+
+
+def test_a_reader_may_stop_early(tmp_path: Path) -> None:
+    write_json(tmp_path / "theirs.json", published_elsewhere())
+    words = [sys.executable, "-m", "evaluation.validator", *3 * [str(tmp_path / "theirs.json")]]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout and run.stderr
+        run.stdout.readline()
+        run.stdout.close()
+        assert run.stderr.read() == b""
