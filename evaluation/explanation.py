@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ def _printed(record: dict[str, Any], asked: Decimal, path: Path, root: Path) -> 
     if len({one.how for one in found}) > 1:
         yield "This number stands for several things: explain one of their keys."
         return
-    for key in found[0].keys:
+    if found[0].keys:
         yield ""
-        yield from explain(record, key, root)
+        yield from _walked(record, found[0].keys, root)
 
 
 def explain(record: dict[str, Any], key: str, root: Path = REPOSITORY) -> Iterator[str]:
@@ -80,7 +80,14 @@ def explain(record: dict[str, Any], key: str, root: Path = REPOSITORY) -> Iterat
         yield f"  because  {reason}"
         yield f"  means    {meaning(key)}"
         return
-    yield from _Walk(record, root).lines(key)
+    yield from _walked(record, [key], root)
+
+
+def _walked(record: dict[str, Any], keys: Sequence[str], root: Path) -> Iterator[str]:
+    """Yield the walk from keys that the record has, and what the record was made from."""
+    walk_of_keys = _Walk(record, root)
+    for key in keys:
+        yield from walk_of_keys.lines(key)
     commit, dirty = (lookup(record, f"provenance.{name}") for name in ("commit", "dirty"))
     yield ""
     state = {True: " with uncommitted changes", False: "", None: ""}[dirty]

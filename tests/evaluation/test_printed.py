@@ -28,6 +28,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entry("0.25", "Table 3", "summary.prompts_passed"),
         entry("7", "Table 1", "summary.prompts_total", "2 + summary.prompts_total"),
         entry("7", "Results", "summary.tokens_equal"),
+        entry("42", "Results", "summary.prompts_total")
+        | {"keys": ["summary.prompts_total", "summary.prompts_passed"]},
         entry("1.05", "Traffic", None, "LIMIT of x.py"),
     ]
     write_json(root / NUMBERS, {"record_sha256": sha256_file(record), "numbers": numbers})
@@ -62,6 +64,12 @@ def test_a_number_of_one_thing_is_walked_on(build: Path) -> None:
     assert "\nsummary.prompts_total = " in once and "number of prompts" in once
     assert "Table 2: some words" in twice and "Table 3: some words" in twice
     assert twice.count("\nsummary.prompts_passed = ") == 1
+
+
+def test_a_number_of_several_keys_tells_of_the_record_once(build: Path) -> None:
+    text = explained(build, "42")
+    assert "\nsummary.prompts_passed = " in text and "\nsummary.prompts_total = " in text
+    assert text.count("\nrecord   made by rule aggregate_results") == 1
 
 
 def test_a_number_of_several_things_names_them(build: Path) -> None:
