@@ -10,7 +10,14 @@ from typing import Any
 
 import jinja2
 
-from evaluation.files import read_json, sha256_text, to_json, write_atomically, write_json
+from evaluation.files import (
+    read_json,
+    sha256_file,
+    sha256_text,
+    to_json,
+    write_atomically,
+    write_json,
+)
 from evaluation.printed import Printed
 from report import tex
 from report.captions import Caption, captions
@@ -43,7 +50,7 @@ def render(
             f=facts(fields),
             figures=Fields(dict(figures), "figures"),
             captions=captions("figures", platform=fields["platform_target"]),
-            record_sha256=_sha256(record),
+            record_sha256=sha256_text(to_json(record)),
         )
     except jinja2.UndefinedError as error:
         raise MissingValue(f"{TEMPLATE}: {error.message}") from error
@@ -57,15 +64,10 @@ def render_file(record_path: Path, figures_dir: Path, tex_path: Path, numbers_pa
     """
     folder = Path(figures_dir).resolve().relative_to(Path(tex_path).resolve().parent)
     figures = {name: (folder / f"{name}.pdf").as_posix() for name in captions("figures")}
-    record = read_json(record_path)
-    source, numbers = render(record, figures)
+    source, numbers = render(read_json(record_path), figures)
     listed = [asdict(number) for number in numbers]
-    write_json(numbers_path, {"record_sha256": _sha256(record), "numbers": listed})
+    write_json(numbers_path, {"record_sha256": sha256_file(record_path), "numbers": listed})
     write_atomically(tex_path, source)
-
-
-def _sha256(record: dict[str, Any]) -> str:
-    return sha256_text(to_json(record))
 
 
 class _Environment(jinja2.Environment):
