@@ -26,6 +26,9 @@ LABEL_IN = 1.35
 _LONGEST = 100
 """Characters beyond which no name fits, so that they need not be measured."""
 
+_REACHES = (1.9, 3.2, 4.5, 6.0, 8.0)
+"""How far from its point a number may stand, in halves of its own size."""
+
 _PNG_DPI = 200
 DARK, ORANGE, SKY, GREEN, PINK, YELLOW = (
     "#0b4f7d", "#e69f00", "#7cc4ee", "#009e73", "#cc79a7", "#f0e442",
@@ -197,16 +200,13 @@ def number_points(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     taken = list(points)
     turns = [np.array([cos(a), sin(a)]) for a in np.linspace(0.0, 2.0 * pi, 16, endpoint=False)]
     for number, (place, point) in enumerate(zip(places, points, strict=True), 1):
-        steps = [(reach, turn) for reach in (1.9, 3.2, 4.5, 6.0, 8.0) for turn in turns]
-        reach, spot = next(
-            (reach, spot)
-            for reach, spot in ((reach, point + reach * half * turn) for reach, turn in steps)
-            if reach == 8.0 or all((abs(spot - other) > 1.7 * half).any() for other in taken)
-        )
+        spots = [(reach, point + reach * half * turn) for reach in _REACHES for turn in turns]
+        free = (s for s in spots if all((abs(s[1] - other) > 1.7 * half).any() for other in taken))
+        reach, spot = next(free, spots[-1])
         taken.append(spot)
         offset = (spot - point) * 72.0 / figure.dpi
         line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
             str(number), place, offset, textcoords="offset points", fontsize=7, ha="center",
-            va="center", arrowprops=line if reach > 1.9 else None,
+            va="center", arrowprops=line if reach > _REACHES[0] else None,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from sample_record import device_record, simulator_record
 
 from evaluation.files import write_json
-from report.drawing import COLUMN_IN, STYLE, short
+from report.drawing import COLUMN_IN, STYLE, number_points, short
 from report.fields import Fields
 from report.figures import FIGURES, plot
 
@@ -118,6 +118,25 @@ def test_every_kernel_stands_under_its_roof() -> None:
     for point in found["points"]:
         intensity = (point["macs"] or point["elements"]) / point["hbm_bytes"]
         assert stands(intensity, axes)
+
+
+def test_numbers_of_points_cover_neither_each_other_nor_points() -> None:
+    figure = Figure(figsize=(3.3, 2.5))
+    axes = figure.subplots()
+    rng = np.random.default_rng(3)
+    places = [(float(x), float(y)) for x, y in 0.03 * rng.random((12, 2))] + [
+        (0.0, 0.0),
+        (1.0, 1.0),
+    ]
+    axes.plot([x for x, _ in places], [y for _, y in places], "o")
+    number_points(axes, places)
+    FigureCanvasAgg(figure).draw()
+    centres = [text.get_window_extent().get_points().mean(axis=0) for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [str(n + 1) for n in range(len(places))]
+    points = [axes.transData.transform(place) for place in places]
+    for index, centre in enumerate(centres):
+        for other in [*points, *centres[:index]]:
+            assert float(np.abs(centre - other).max()) > 4.0, index + 1
 
 
 def test_every_published_point_is_drawn() -> None:
